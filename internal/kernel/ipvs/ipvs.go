@@ -1,0 +1,125 @@
+// Package ipvs drives the kernel's IP Virtual Server through its generic
+// netlink family "IPVS" (include/uapi/linux/ip_vs.h).
+package ipvs
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// ErrUnavailable means that the kernel has no IPVS and could not load it.
+var ErrUnavailable = errors.New("the kernel has no IPVS: load it with modprobe ip_vs")
+
+// ID identifies a virtual server: protocol, address and port.
+type ID struct {
+	Protocol inet.Protocol
+	Addr     netip.AddrPort
+}
+
+// String is the form of ipvsadm -Sn: "-t 10.96.0.1:443".
+func (id ID) String() string {
+	flag := map[inet.Protocol]string{inet.TCP: "-t", inet.UDP: "-u", inet.SCTP: "--sctp-service"}[id.Protocol]
+	return flag + " " + id.Addr.String()
+}
+
+// Config is what can be changed of a virtual server while it stays.
+type Config struct {
+	// Scheduler is the name of the kernel's scheduler, such as "rr".
+	Scheduler string
+	// Persistence is the time in seconds for which a client stays with one
+	// real server; 0 means no persistence.
+	Persistence uint32
+}
+
+// Server is a virtual server with its real servers, by address.
+type Server struct {
+	Config
+	Real map[netip.AddrPort]Real
+}
+
+// Method is how packets reach a real server (IP_VS_CONN_F_*).
+type Method uint32
+
+// The forwarding methods: NAT ("masquerading" in ipvsadm's words), direct
+// routing, and IP-in-IP tunnelling.
+const (
+	Masquerade Method = 0
+	Tunnel     Method = 2
+	Route      Method = 3
+)
+
+// Real is how a real server is used.
+type Real struct {
+	Weight uint32
+	Method Method
+}
+
+// Op is what a Change does.
+type Op uint8
+
+// The operations. Deleting a virtual server deletes its real servers.
+const (
+	AddServer Op = iota
+	SetServer
+	DeleteServer
+	AddReal
+	SetReal
+	DeleteReal
+)
+
+// Change is one step of IPVS's state. Config belongs to AddServer and
+// SetServer; RealAddr to the operations on a real server; Real to AddReal and
+// SetReal.
+type Change struct {
+	Op       Op
+	ID       ID
+	Config   Config
+	RealAddr netip.AddrPort
+	Real     Real
+}
+
+// Interface is IPVS in one network namespace.
+type Interface interface {
+	// List returns every virtual server, ours or not, addressed by protocol,
+	// address and port. Those addressed by firewall mark are left out.
+	List() (map[ID]Server, error)
+	// Apply carries the changes out in order, many a message, and returns one
+	// error a change, nil where it took effect. A failed change does not stop
+	// those after it.
+	Apply(changes []Change) []error
+}
+
+// String is the change as a line of ipvsadm.
+func (c Change) String() string {
+	switch c.Op {
+	case AddServer, SetServer:
+		verb := map[Op]string{AddServer: "-A", SetServer: "-E"}[c.Op]
+		return fmt.Sprintf("%s %s %s", verb, c.ID, c.Config)
+	case DeleteServer:
+		return fmt.Sprintf("-D %s", c.ID)
+	case AddReal, SetReal:
+		verb := map[Op]string{AddReal: "-a", SetReal: "-e"}[c.Op]
+		return fmt.Sprintf("%s %s -r %s %s", verb, c.ID, c.RealAddr, c.Real)
+	}
+	return fmt.Sprintf("-d %s -r %s", c.ID, c.RealAddr)
+}
+
+// String is the options of ipvsadm -Sn: "-s rr -p 10800".
+func (c Config) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "-s %s", c.Scheduler)
+	if c.Persistence > 0 {
+		fmt.Fprintf(&b, " -p %d", c.Persistence)
+	}
+	return b.String()
+}
+
+// String is the options of ipvsadm -Sn: "-m -w 1".
+func (r Real) String() string {
+	flag := map[Method]string{Masquerade: "-m", Tunnel: "-i", Route: "-g"}[r.Method]
+	return fmt.Sprintf("%s -w %d", flag, r.Weight)
+}
