@@ -110,4 +110,3 @@ type Interface interface {
 	// and deleting one that is not are no errors.
 	Apply(changes []Change) []error
 }
-

@@ -1,0 +1,103 @@
+// Package route drives the kernel's routing tables through rtnetlink.
+package route
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// Protocol is the routing protocol number that marks every route of ours, in
+// every table (see rtnetlink(7); 17 is what "ip route show proto 17" lists).
+const Protocol = 17
+
+// The kernel's tables that the agent writes to (RT_TABLE_*).
+const (
+	Main  = 254
+	Local = 255
+)
+
+// Type is the type of a route (RTN_*).
+type Type uint8
+
+// The types in use: to a next hop, and delivered on this host.
+const (
+	Unicast     Type = 1
+	LocalType   Type = 2
+	Unreachable Type = 7
+)
+
+// NextHop is one way to a destination. Via is invalid for a directly
+// connected destination; Link may be empty where Via decides it.
+type NextHop struct {
+	Via  netip.Addr
+	Link string
+}
+
+// Key identifies a route among ours: one route a destination and table.
+type Key struct {
+	Table int
+	Dst   netip.Prefix
+}
+
+// Route is a route with our Protocol.
+type Route struct {
+	Key
+	Type Type
+	// Src is the preferred source address, or invalid.
+	Src netip.Addr
+	// NextHops has one entry, or several of equal cost.
+	NextHops []NextHop
+}
+
+// Interface is the routes with our Protocol of one network namespace. Routes
+// of others are neither listed nor touched.
+type Interface interface {
+	// List returns our routes of one table, both families.
+	List(table int) (map[Key]Route, error)
+	// Replace adds the route, or changes the one with its Key in one step.
+	Replace(Route) error
+	// Delete removes our route with the Key; that it is gone is no error.
+	Delete(Key) error
+	// Watch calls fn after routes or addresses of any link may have gone, until
+	// ctx ends. Several changes close together are one call.
+	Watch(ctx context.Context, fn func()) error
+}
+
+// String is the form of ip route: "10.244.2.0/24 via 192.168.66.12 dev vec0 proto 17".
+func (r Route) String() string {
+	var b strings.Builder
+	switch r.Type {
+	case LocalType:
+		b.WriteString("local ")
+	case Unreachable:
+		b.WriteString("unreachable ")
+	}
+	dst := r.Dst.String()
+	if r.Dst.IsSingleIP() {
+		dst = r.Dst.Addr().String()
+	}
+	b.WriteString(dst)
+	for _, hop := range r.NextHops {
+		if len(r.NextHops) > 1 {
+			b.WriteString(" nexthop")
+		}
+		if hop.Via.IsValid() {
+			fmt.Fprintf(&b, " via %s", hop.Via)
+		}
+		if hop.Link != "" {
+			fmt.Fprintf(&b, " dev %s", hop.Link)
+		}
+	}
+	fmt.Fprintf(&b, " proto %d", Protocol)
+	if r.Src.IsValid() {
+		fmt.Fprintf(&b, " src %s", r.Src)
+	}
+	return b.String()
+}
+
+// Family is the route's address family.
+func (r Route) Family() inet.Family { return inet.FamilyOf(r.Dst.Addr()) }

@@ -1,0 +1,167 @@
+// Package reconcile holds what the controllers share on the way from a change
+// to the kernel: a queue of dirty keys that coalesces, retries with backoff
+// and can be asked what is still pending, and the difference of two states.
+package reconcile
+
+import (
+	"context"
+	"sort"
+	"sync"
+	"time"
+)
+
+// The delays before a failed key is due again: doubled from the first to the
+// longest.
+const (
+	firstRetry   = 100 * time.Millisecond
+	longestRetry = 30 * time.Second
+)
+
+// Queue is a set of dirty keys. A key that is marked many times before it is
+// taken is due once; a key that failed is due again after a delay, or at once
+// when it is marked anew. It is safe for concurrent use.
+type Queue[K comparable] struct {
+	mu      sync.Mutex
+	items   map[K]*item
+	order   []K // keys that are due now, in the order they became so
+	changed chan struct{}
+}
+
+type item struct {
+	since    time.Time // when the key first became dirty
+	queued   bool      // in order
+	taken    bool      // handed out by Take and not settled yet
+	again    bool      // marked while taken
+	attempts int
+	err      error
+	timer    *time.Timer
+}
+
+// Pending is a key that is not settled yet.
+type Pending[K comparable] struct {
+	Key      K
+	Since    time.Time
+	Attempts int
+	// Err is what the last attempt failed with, or nil.
+	Err error
+}
+
+// NewQueue returns an empty Queue.
+func NewQueue[K comparable]() *Queue[K] {
+	return &Queue[K]{items: map[K]*item{}, changed: make(chan struct{}, 1)}
+}
+
+// Mark makes keys dirty.
+func (q *Queue[K]) Mark(keys ...K) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, key := range keys {
+		it := q.items[key]
+		if it == nil {
+			it = &item{since: time.Now()}
+			q.items[key] = it
+		}
+		if it.taken {
+			it.again = true
+			continue
+		}
+		q.enqueue(key, it)
+	}
+}
+
+// enqueue makes a key due. The caller holds the lock.
+func (q *Queue[K]) enqueue(key K, it *item) {
+	if it.timer != nil {
+		it.timer.Stop()
+		it.timer = nil
+	}
+	if it.queued {
+		return
+	}
+	it.queued = true
+	q.order = append(q.order, key)
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Take waits until a key is due and returns all that are, oldest first. Each
+// must be settled with Settle. It returns nil when ctx ends.
+func (q *Queue[K]) Take(ctx context.Context) []K {
+	for {
+		if keys := q.takeDue(); keys != nil {
+			return keys
+		}
+		select {
+		case <-q.changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (q *Queue[K]) takeDue() []K {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	keys := q.order
+	q.order = nil
+	for _, key := range keys {
+		it := q.items[key]
+		it.queued, it.taken = false, true
+		it.attempts++
+	}
+	return keys
+}
+
+// Settle ends the work on a key that Take returned: with nil it is clean,
+// unless it was marked meanwhile; with an error it is due again later.
+func (q *Queue[K]) Settle(key K, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it := q.items[key]
+	if it == nil || !it.taken {
+		return
+	}
+	it.taken, it.err = false, err
+	switch {
+	case it.again:
+		it.again = false
+		q.enqueue(key, it)
+	case err == nil:
+		delete(q.items, key)
+	default:
+		it.timer = time.AfterFunc(retryDelay(it.attempts), func() { q.retry(key, it) })
+	}
+}
+
+// retry makes a failed key due again, unless it was marked or settled since.
+func (q *Queue[K]) retry(key K, it *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.items[key] == it && it.timer != nil {
+		q.enqueue(key, it)
+	}
+}
+
+func retryDelay(attempts int) time.Duration {
+	delay := firstRetry
+	for range attempts - 1 {
+		if delay *= 2; delay >= longestRetry {
+			return longestRetry
+		}
+	}
+	return delay
+}
+
+// Pending returns the keys that are not settled, those dirty longest first.
+func (q *Queue[K]) Pending() []Pending[K] {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	pending := make([]Pending[K], 0, len(q.items))
+	for key, it := range q.items {
+		pending = append(pending, Pending[K]{Key: key, Since: it.since, Attempts: it.attempts, Err: it.err})
+	}
+	sort.Slice(pending, func(i, j int) bool { return pending[i].Since.Before(pending[j].Since) })
+	return pending
+}
