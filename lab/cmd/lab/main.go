@@ -1,0 +1,83 @@
+// Command lab runs a real Kubernetes cluster on one machine, and single
+// programs in guests with a kernel of their own.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/kube-router/kube-router/lab/internal/guest"
+)
+
+const usage = `usage: lab COMMAND
+
+  guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
+        run a program in a User-Mode Linux guest, for go test -exec
+`
+
+// exitError is a command's exit status that needs no message.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// errUsage marks a mistake in the command line.
+var errUsage = errors.New("usage")
+
+func init() {
+	// A guest is told to die with the thread that started it: keep the main
+	// goroutine on the main thread, which lives as long as the process.
+	runtime.LockOSThread()
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	defer stop()
+	err := run(ctx, os.Args[1:])
+	var status exitError
+	switch {
+	case err == nil:
+	case errors.As(err, &status):
+		os.Exit(int(status))
+	case errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%w: lab needs a command\n%s", errUsage, usage)
+	}
+	name, rest := args[0], args[1:]
+	switch name {
+	case "guest-exec":
+		return guestExec(ctx, rest)
+	case guest.InitCommand, guest.AgentCommand:
+		return insideGuest(name, rest)
+	case "help", "-h", "--help":
+		fmt.Print(usage)
+		return nil
+	}
+	return fmt.Errorf("%w: unknown command %q\n%s", errUsage, name, usage)
+}
+
+func insideGuest(name string, args []string) error {
+	// User-Mode Linux appends a root= of its own to what init gets.
+	if len(args) == 0 {
+		return fmt.Errorf("%w: lab %s CHANNEL is run by the guest's kernel, not by hand", errUsage, name)
+	}
+	if name == guest.InitCommand {
+		return guest.RunInit(args[0])
+	}
+	return guest.RunAgent(args[0])
+}

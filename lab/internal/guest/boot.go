@@ -1,0 +1,89 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/kube-router/kube-router/lab/internal/process"
+)
+
+// Kernel is the guest kernel's program.
+const Kernel = "linux.uml"
+
+// Machine is the virtual hardware of a guest.
+type Machine struct {
+	// Channel is the directory shared with the guest.
+	Channel string
+	// Memory is the guest's, in the kernel's notation ("1G"). It is taken
+	// from the host only as it is used.
+	Memory string
+	// Tap is the host's tap device behind the guest's vec0; none if empty.
+	Tap string
+}
+
+// Prepare creates the channel directory with the specification in it.
+func Prepare(channel string, spec Spec) error {
+	if err := os.MkdirAll(filepath.Join(channel, requestsDir), 0o700); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(channel, specFile), spec)
+}
+
+// Command returns the program that boots the guest, ready to start. It leads
+// a session of its own: a guest is many host processes, ended as a group.
+func Command(m Machine) (*exec.Cmd, error) {
+	kernel, err := exec.LookPath(Kernel)
+	if err != nil {
+		return nil, fmt.Errorf("%s not found: apt-get install user-mode-linux", Kernel)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	console, err := os.OpenFile(filepath.Join(m.Channel, consoleFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{
+		"mem=" + m.Memory, "umid=guest", directoryArgument(m.Channel),
+		"rootfstype=hostfs", "rootflags=/", "ro", "init=" + self,
+		"con=null", "con0=null,fd:1", "quiet", "panic=-1",
+	}
+	if m.Tap != "" {
+		args = append(args, "vec0:transport=tap,ifname="+m.Tap+",depth=64,gro=1")
+	}
+	cmd := exec.Command(kernel, append(args, "--", InitCommand, m.Channel)...)
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
+}
+
+// directoryArgument is part of the command line of all host processes of one
+// guest, and of no others.
+func directoryArgument(channel string) string { return "uml_dir=" + channel + "/" }
+
+// Kill ends all host processes of the guest with this channel.
+func Kill(channel string) { process.KillWithArgument(directoryArgument(channel)) }
+
+// Failure returns what a guest reported about its own failure: the error its
+// init or a service left, else nil.
+func Failure(channel string) error {
+	data, err := os.ReadFile(filepath.Join(channel, errorFile))
+	if err != nil {
+		return nil
+	}
+	return fmt.Errorf("%s", strings.TrimSpace(string(data)))
+}
+
+// Ready tells whether the guest serves requests.
+func Ready(channel string) bool {
+	_, err := os.Stat(filepath.Join(channel, readyFile))
+	return err == nil
+}
+
+// ConsolePath is where the guest kernel's messages go.
+func ConsolePath(channel string) string { return filepath.Join(channel, consoleFile) }
