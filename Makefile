@@ -1,0 +1,73 @@
+# make demo   a real three-node cluster, networked by kube-router, judged
+# make test   unit, race, kernel and guest tests
+# Each installs the Debian packages it lacks and ends with a verdict.
+
+SHELL       := /bin/bash
+LAB         := .lab/bin/lab
+STAGE       := scripts/stage
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+
+NODES  ?= 3
+ROUTER ?= kube-router
+NODE   ?= 1
+CMD    ?= hostname
+
+export CGO_ENABLED := 0
+
+.PHONY: help build lab-tool test unit kernel guest lint demo e2e image lab-up lab-down lab-exec clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
+
+build: ## bin/kube-router, statically linked
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kube-router ./cmd/kube-router
+
+lab-tool:
+	@go build -C lab -o ../$(LAB) ./cmd/lab
+
+demo: lab-tool ## three nodes, the hands-on exercise, seven criteria (cold 15 min: it compiles Kubernetes once)
+	@$(LAB) demo --nodes $(NODES)
+
+test: ## all tests that need no cluster
+	@$(STAGE) begin test
+	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev
+	@$(MAKE) --no-print-directory unit kernel guest
+	@$(STAGE) end test
+
+unit: # tests of the product and of the lab, with the race detector
+	@$(STAGE) run 'unit tests with the race detector' env CGO_ENABLED=1 go test -race ./...
+	@$(STAGE) run 'unit tests of the lab' go test -C lab ./...
+
+kernel: # drivers on this host's kernel, in network namespaces of their own
+	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel -run Kernel ./internal/...
+
+guest: lab-tool # drivers on a kernel that has IPVS and IPIP
+	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -run Guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' ./internal/...
+
+lint: ## gofmt, go vet, staticcheck, and the rules of the house
+	@$(STAGE) begin lint
+	@$(STAGE) run gofmt scripts/gofmt
+	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./...'
+	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./...'
+	@$(STAGE) run 'go.mod is tidy' go mod tidy -diff
+	@$(STAGE) end lint
+
+e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
+	@scripts/e2e $(LAB)
+
+image: lab-tool ## the images, as archives in .lab/images
+	@$(LAB) image
+
+lab-up: lab-tool ## a cluster; NODES=3 ROUTER=kube-router|none
+	@$(LAB) up --nodes $(NODES) --router $(ROUTER)
+
+lab-down: lab-tool ## ends the cluster and removes all of it
+	@$(LAB) down
+
+lab-exec: lab-tool ## NODE=2 CMD='ipvsadm -Ln'
+	@$(LAB) exec --node $(NODE) '$(CMD)'
+
+clean: lab-down ## removes what was built, too
+	@rm -rf bin .lab
