@@ -1,0 +1,51 @@
+// Command kube-router gives a node of a Kubernetes cluster its network: routes
+// by BGP, Services by IPVS, NetworkPolicies by iptables and ipset.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/kube-router/kube-router/internal/app"
+	"github.com/kube-router/kube-router/internal/config"
+)
+
+// version is stamped by the linker.
+var version = "unknown"
+
+// The exit statuses: 1 for what went wrong while running, 2 for a command
+// line that cannot be run.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
+
+func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
+	cfg, err := config.Parse(args, env)
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		fmt.Fprint(stdout, config.Usage())
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "kube-router: %v\n", err)
+		return exitUsage
+	case cfg.ShowVersion:
+		fmt.Fprintf(stdout, "kube-router %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := app.Run(ctx, cfg, version, stderr); err != nil {
+		fmt.Fprintf(stderr, "kube-router: %v\n", err)
+		return exitFailure
+	}
+	return 0
+}
