@@ -19,6 +19,10 @@ const usage = `usage: lab COMMAND
 
   guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
         run a program in a User-Mode Linux guest, for go test -exec
+  build [--with e2e.test,kube-proxy]
+        build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
+  image
+        build kube-router's image and the test images into .lab/images
 `
 
 // exitError is a command's exit status that needs no message.
@@ -62,6 +66,10 @@ func run(ctx context.Context, args []string) error {
 	switch name {
 	case "guest-exec":
 		return guestExec(ctx, rest)
+	case "build":
+		return buildPrograms(ctx, rest)
+	case "image":
+		return buildImages(ctx, rest)
 	case guest.InitCommand, guest.AgentCommand:
 		return insideGuest(name, rest)
 	case "help", "-h", "--help":

@@ -1,0 +1,128 @@
+// Package build compiles the programs of a cluster from Go modules.
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/kube-router/kube-router/lab/internal/progress"
+	"github.com/kube-router/kube-router/lab/internal/stamp"
+	"github.com/kube-router/kube-router/lab/internal/workspace"
+)
+
+// target is one program and where it comes from.
+type target struct {
+	name   string
+	module string // directory below lab/ whose go.mod selects the versions
+	pkg    string
+	source string // file below the module that is part of it, if ours
+	test   bool   // a test binary
+}
+
+var always = []target{
+	{name: "etcd", pkg: "go.etcd.io/etcd/server/v3"},
+	{name: "kube-apiserver", pkg: "k8s.io/kubernetes/cmd/kube-apiserver"},
+	{name: "kube-controller-manager", pkg: "k8s.io/kubernetes/cmd/kube-controller-manager"},
+	{name: "kube-scheduler", pkg: "k8s.io/kubernetes/cmd/kube-scheduler"},
+	{name: "kubelet", pkg: "k8s.io/kubernetes/cmd/kubelet"},
+	{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
+	{name: "agnhost", pkg: "k8s.io/kubernetes/test/images/agnhost"},
+	{name: "coredns", module: "addons", pkg: "./coredns", source: "coredns/main.go"},
+	{name: "pause", module: "addons", pkg: "./pause", source: "pause/main.go"},
+	{name: "bridge", module: "addons", pkg: "github.com/containernetworking/plugins/plugins/main/bridge"},
+	{name: "host-local", module: "addons", pkg: "github.com/containernetworking/plugins/plugins/ipam/host-local"},
+	{name: "loopback", module: "addons", pkg: "github.com/containernetworking/plugins/plugins/main/loopback"},
+	{name: "portmap", module: "addons", pkg: "github.com/containernetworking/plugins/plugins/meta/portmap"},
+}
+
+// onDemand are programs that few need and that take long.
+var onDemand = []target{
+	{name: "kube-proxy", pkg: "k8s.io/kubernetes/cmd/kube-proxy"},
+	{name: "e2e.test", pkg: "k8s.io/kubernetes/test/e2e", test: true},
+}
+
+const ldflags = "-ldflags=-s -w"
+
+// Run builds all programs, and those on demand that are named in extra.
+func Run(ctx context.Context, ws workspace.Workspace, log *progress.Log, extra []string) error {
+	targets := always
+	for _, name := range extra {
+		t, err := demand(name)
+		if err != nil {
+			return err
+		}
+		targets = append(targets[:len(targets):len(targets)], t)
+	}
+	var stale []target
+	for _, t := range targets {
+		if key, err := t.key(ws); err != nil {
+			return err
+		} else if !stamp.Fresh(t.stampFile(ws), key, ws.Bin(t.name)) {
+			stale = append(stale, t)
+		}
+	}
+	for i, t := range stale {
+		title := fmt.Sprintf("building %s (%d of %d)", t.name, i+1, len(stale))
+		if err := log.Step(title, func() error { return t.build(ctx, ws) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func demand(name string) (target, error) {
+	var names []string
+	for _, t := range onDemand {
+		if t.name == name {
+			return t, nil
+		}
+		names = append(names, t.name)
+	}
+	return target{}, fmt.Errorf("unknown program %q: on demand there are %s", name, strings.Join(names, ", "))
+}
+
+func (t target) dir(ws workspace.Workspace) string { return ws.Source("lab", t.module) }
+
+func (t target) stampFile(ws workspace.Workspace) string { return ws.Path("stamps", "build-"+t.name) }
+
+// key covers what selects the sources; what is in them follows from go.sum.
+func (t target) key(ws workspace.Workspace) (string, error) {
+	sum := new(stamp.Sum).Text(t.pkg, ldflags)
+	sum.File(filepath.Join(t.dir(ws), "go.mod"), filepath.Join(t.dir(ws), "go.sum"))
+	if t.source != "" {
+		sum.File(filepath.Join(t.dir(ws), t.source))
+	}
+	return sum.Key()
+}
+
+func (t target) build(ctx context.Context, ws workspace.Workspace) error {
+	args := []string{"build", "-buildvcs=false", ldflags, "-o", ws.Bin(t.name), t.pkg}
+	if t.test {
+		args = []string{"test", "-c", ldflags, "-o", ws.Bin(t.name), t.pkg}
+	}
+	if err := Go(ctx, t.dir(ws), args...); err != nil {
+		return fmt.Errorf("build %s: %w", t.name, err)
+	}
+	key, err := t.key(ws)
+	if err != nil {
+		return err
+	}
+	return stamp.Write(t.stampFile(ws), key)
+}
+
+// Go runs the go command in a module's directory, without cgo: the programs
+// run in images with another C library, or none.
+func Go(ctx context.Context, dir string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
