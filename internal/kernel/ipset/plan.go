@@ -1,0 +1,338 @@
+package ipset
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// swapCost is how many changes more a swap may cost than a delta and still be
+// preferred: it creates, swaps and destroys.
+const swapCost = 16
+
+// task is one set and what it shall hold.
+type task struct {
+	name string
+	want Set
+}
+
+// run carries tasks out against what is known of the kernel. Where a set was
+// known and its changes failed, somebody else has touched it: it is read back
+// and tried once more.
+func (s *Sets) run(tasks []task) error {
+	have, read, err := s.known(tasks)
+	if err != nil {
+		return s.postpone(tasks, err)
+	}
+	_, err = s.attempt(tasks, have)
+	failed := SetErrors(err)
+	if len(failed) == 0 || read {
+		return err
+	}
+	var retry []task
+	for _, t := range tasks {
+		if failed[t.name] != nil {
+			retry = append(retry, t)
+		}
+	}
+	have, listErr := s.readBack(retry)
+	if listErr != nil {
+		return errors.Join(err, listErr)
+	}
+	_, err = s.attempt(retry, have)
+	return err
+}
+
+// postpone notes what the tasks want and that it was not done.
+func (s *Sets) postpone(tasks []task, why error) error {
+	failed := make([]error, 0, len(tasks))
+	for _, t := range tasks {
+		s.items[t.name] = &item{set: t.want, wanted: true}
+		failed = append(failed, &SetError{t.name, why})
+	}
+	return errors.Join(failed...)
+}
+
+// known returns what the kernel holds of the sets of the tasks, and whether it
+// had to be read for that.
+func (s *Sets) known(tasks []task) (have map[string]Set, read bool, err error) {
+	have = map[string]Set{}
+	var unknown []task
+	for _, t := range tasks {
+		it := s.items[t.name]
+		switch {
+		case it == nil:
+		case it.known:
+			have[t.name] = it.set
+		default:
+			unknown = append(unknown, t)
+		}
+	}
+	if len(unknown) == 0 {
+		return have, false, nil
+	}
+	found, err := s.readBack(unknown)
+	maps.Copy(have, found)
+	return have, true, err
+}
+
+// readBack reads the sets of the tasks from the kernel.
+func (s *Sets) readBack(tasks []task) (map[string]Set, error) {
+	names := make(map[string]bool, len(tasks))
+	prefixes := make([]string, 0, len(tasks))
+	for _, t := range tasks {
+		names[t.name] = true
+		prefixes = append(prefixes, t.name)
+	}
+	if len(prefixes) > len(s.prefixes) {
+		prefixes = s.prefixes
+	}
+	found, err := s.list(prefixes...)
+	if err != nil {
+		return nil, err
+	}
+	for name := range found {
+		if !names[name] {
+			delete(found, name)
+		}
+	}
+	return found, nil
+}
+
+// attempt turns what the kernel holds into what the tasks want, in one batch,
+// and records the outcome. It returns how many sets it changed.
+func (s *Sets) attempt(tasks []task, have map[string]Set) (changed int, err error) {
+	var batch []Change
+	ends := make([]int, len(tasks))
+	for i, t := range tasks {
+		old, exists := have[t.name]
+		batch = append(batch, s.plan(t.name, old, exists, t.want)...)
+		ends[i] = len(batch)
+	}
+	errs := s.apply(batch)
+	var failed []error
+	start := 0
+	for i, t := range tasks {
+		err := firstOf(errs[start:ends[i]])
+		if err != nil {
+			failed = append(failed, &SetError{t.name, err})
+			s.suspect(batch[start:ends[i]])
+		} else if ends[i] > start {
+			changed++
+		}
+		s.items[t.name] = &item{set: t.want, known: err == nil, wanted: true}
+		start = ends[i]
+	}
+	return changed, errors.Join(failed...)
+}
+
+// suspect notes the temporary set of changes that failed: it may have stayed.
+func (s *Sets) suspect(changes []Change) {
+	for _, c := range changes {
+		if c.Op == Swap {
+			s.items[c.Name] = &item{}
+		}
+	}
+}
+
+// firstOf is the first error and how many there are.
+func firstOf(errs []error) error {
+	var first error
+	n := 0
+	for _, err := range errs {
+		if err != nil {
+			if n++; n == 1 {
+				first = err
+			}
+		}
+	}
+	if n > 1 {
+		return fmt.Errorf("%w (and %d more failed changes)", first, n-1)
+	}
+	return first
+}
+
+// apply hands changes to the driver. That a set to destroy is gone already is
+// no error.
+func (s *Sets) apply(changes []Change) []error {
+	if len(changes) == 0 {
+		return nil
+	}
+	errs := s.driver.Apply(changes)
+	s.counters.Applies++
+	s.counters.Changes += uint64(len(changes))
+	for i, err := range errs {
+		if changes[i].Op == Destroy && errors.Is(err, ErrNotExist) {
+			errs[i] = nil
+		}
+		if errs[i] != nil {
+			s.counters.Failed++
+		}
+	}
+	return errs
+}
+
+// plan is how to get from old (where exists) to want.
+func (s *Sets) plan(name string, old Set, exists bool, want Set) []Change {
+	switch {
+	case !exists:
+		return append([]Change{{Op: Create, Name: name, Spec: want.Spec}}, fill(name, want)...)
+	case !old.sameKind(want.Spec):
+		// Rules that name the set keep it from being destroyed: the error
+		// says so, and goes when they do.
+		remake := []Change{{Op: Destroy, Name: name}, {Op: Create, Name: name, Spec: want.Spec}}
+		return append(remake, fill(name, want)...)
+	case old.withDefaults() != want.withDefaults():
+		return s.swapIn(name, want)
+	}
+	add, del := difference(old, want)
+	if len(add)+len(del) > len(want.Entries)+swapCost {
+		return s.swapIn(name, want)
+	}
+	return delta(name, old, add, del)
+}
+
+// swapIn fills a temporary set and exchanges it with the one in use.
+func (s *Sets) swapIn(name string, want Set) []Change {
+	tmp := s.temporary(name)
+	var changes []Change
+	if s.items[tmp] != nil { // left by a run that ended in between
+		changes = append(changes, Change{Op: Destroy, Name: tmp})
+		delete(s.items, tmp)
+	}
+	changes = append(changes, Change{Op: Create, Name: tmp, Spec: want.Spec})
+	changes = append(changes, fill(tmp, want)...)
+	return append(changes, Change{Op: Swap, Name: tmp, Other: name}, Change{Op: Destroy, Name: tmp})
+}
+
+// temporary is the name of the set that name is filled in: under the same
+// prefix, so that it is ours to clean up, and the same each time.
+func (s *Sets) temporary(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	suffix := "-tmp-" + base32.StdEncoding.EncodeToString(sum[:5])
+	prefix := ""
+	for _, p := range s.prefixes {
+		if strings.HasPrefix(name, p) && (prefix == "" || len(p) < len(prefix)) {
+			prefix = p
+		}
+	}
+	return prefix[:min(len(prefix), MaxNameLen-len(suffix))] + suffix
+}
+
+func fill(name string, set Set) []Change {
+	changes := make([]Change, 0, len(set.Entries))
+	for e := range set.Entries {
+		changes = append(changes, Change{Op: Add, Name: name, Entry: e})
+	}
+	sortChanges(changes)
+	return changes
+}
+
+// difference is what to add to old and to delete from it. A net that changes
+// between match and exception is only added: that replaces it.
+func difference(old, want Set) (add, del []Entry) {
+	for e := range want.Entries {
+		if _, ok := old.Entries[e]; !ok {
+			add = append(add, e)
+		}
+	}
+	for e := range old.Entries {
+		_, same := want.Entries[e]
+		_, replaced := want.Entries[e.flipped()]
+		if !same && !replaced {
+			del = append(del, e)
+		}
+	}
+	return add, del
+}
+
+// effective is what of an edit changes the set.
+func (s Set) effective(add, del []Entry) (realAdd, realDel []Entry) {
+	adding := map[Entry]bool{}
+	for _, e := range add {
+		if n, err := s.normalize(e); err == nil {
+			e = n
+		}
+		adding[e] = true
+	}
+	for e := range adding {
+		if _, ok := s.Entries[e]; !ok {
+			realAdd = append(realAdd, e)
+		}
+	}
+	for _, e := range del {
+		if n, err := s.normalize(e); err == nil {
+			e = n
+		}
+		if _, ok := s.Entries[e]; ok && !adding[e] {
+			realDel = append(realDel, e)
+		}
+	}
+	return realAdd, realDel
+}
+
+// edit carries out what effective returned.
+func (s Set) edit(add, del []Entry) {
+	for _, e := range del {
+		delete(s.Entries, e)
+	}
+	for _, e := range add {
+		delete(s.Entries, e.flipped())
+		s.Entries[e] = struct{}{}
+	}
+}
+
+// delta adds before it deletes, so that what stays reachable under another
+// entry is so all the time; where there is no room for that, after.
+func delta(name string, old Set, add, del []Entry) []Change {
+	adding := make(map[Entry]bool, len(add))
+	adds := make([]Change, 0, len(add)+len(del))
+	for _, e := range add {
+		adding[e] = true
+		adds = append(adds, Change{Op: Add, Name: name, Entry: e})
+	}
+	dels := make([]Change, 0, len(del))
+	for _, e := range del {
+		if !adding[e.flipped()] {
+			dels = append(dels, Change{Op: Delete, Name: name, Entry: e})
+		}
+	}
+	sortChanges(adds)
+	sortChanges(dels)
+	if uint64(len(old.Entries)+len(adds)) > uint64(old.withDefaults().MaxElem) {
+		return append(dels, adds...)
+	}
+	return append(adds, dels...)
+}
+
+// sortChanges orders changes by entry, so that what is done does not depend on
+// the order of a map.
+func sortChanges(changes []Change) {
+	slices.SortFunc(changes, func(a, b Change) int { return a.Entry.compare(b.Entry) })
+}
+
+func (e Entry) compare(o Entry) int {
+	if c := e.Prefix.Compare(o.Prefix); c != 0 {
+		return c
+	}
+	if c := int(e.Protocol) - int(o.Protocol); c != 0 {
+		return c
+	}
+	if c := int(e.Port) - int(o.Port); c != 0 {
+		return c
+	}
+	return e.Second.Compare(o.Second)
+}
+
+func sortedNames(sets map[string]Set) []string {
+	names := make([]string, 0, len(sets))
+	for name := range sets {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
