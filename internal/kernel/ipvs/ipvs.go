@@ -14,6 +14,10 @@ import (
 // ErrUnavailable means that the kernel has no IPVS and could not load it.
 var ErrUnavailable = errors.New("the kernel has no IPVS: load it with modprobe ip_vs")
 
+// ErrUnknownOutcome means that a change was sent to the kernel and its answer
+// was lost: it may have taken effect.
+var ErrUnknownOutcome = errors.New("the kernel's answer was lost, the change may have taken effect")
+
 // ID identifies a virtual server: protocol, address and port.
 type ID struct {
 	Protocol inet.Protocol
@@ -87,9 +91,14 @@ type Interface interface {
 	// List returns every virtual server, ours or not, addressed by protocol,
 	// address and port. Those addressed by firewall mark are left out.
 	List() (map[ID]Server, error)
+	// Get returns one virtual server, and false where there is none.
+	Get(ID) (Server, bool, error)
 	// Apply carries the changes out in order, many a message, and returns one
 	// error a change, nil where it took effect. A failed change does not stop
-	// those after it.
+	// those after it. The errors wrap the kernel's: EEXIST for what is there
+	// already, ESRCH for a virtual server that is not, ENOENT for a real server
+	// or a scheduler that is not, and ErrUnknownOutcome where the answer was
+	// lost.
 	Apply(changes []Change) []error
 }
 
