@@ -33,7 +33,7 @@ type Counters struct {
 	Changes uint64 // that took effect
 	Failed  uint64 // changes that the kernel refused
 	Reads   uint64 // whole dumps and single virtual servers
-	Repairs uint64 // virtual servers that Resync found drifted
+	Repairs uint64 // virtual servers that Resync repaired
 }
 
 // NewServers returns a Servers without knowledge of the kernel: call Load
@@ -114,7 +114,7 @@ func (s *Servers) Retain(keep func(ID) bool) map[ID]error {
 }
 
 // Resync reads the kernel back and repairs what is not as desired. It returns
-// the number of virtual servers that had drifted.
+// the number of virtual servers that were repaired.
 func (s *Servers) Resync() (repaired int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,13 +122,15 @@ func (s *Servers) Resync() (repaired int, err error) {
 		return 0, err
 	}
 	drifted := s.drifted()
-	s.counters.Repairs += uint64(len(drifted))
 	failed := s.sync(drifted)
-	for _, id := range slices.SortedFunc(maps.Keys(failed), compareIDs) {
-		return len(drifted) - len(failed), fmt.Errorf("%d of %d virtual servers cannot be repaired, the first: %w",
-			len(failed), len(drifted), failed[id])
+	repaired = len(drifted) - len(failed)
+	s.counters.Repairs += uint64(repaired)
+	if len(failed) > 0 {
+		first := slices.MinFunc(slices.Collect(maps.Keys(failed)), compareIDs)
+		return repaired, fmt.Errorf("%d of %d virtual servers cannot be repaired, the first: %w",
+			len(failed), len(drifted), failed[first])
 	}
-	return len(drifted), nil
+	return repaired, nil
 }
 
 func (s *Servers) drifted() []ID {

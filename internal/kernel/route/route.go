@@ -3,6 +3,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -53,12 +54,17 @@ type Route struct {
 	NextHops []NextHop
 }
 
+// ErrForeign means that somebody else's route has the same destination, table
+// and priority: the kernel holds one such route, and theirs stays.
+var ErrForeign = errors.New("a route of another owner has the same destination")
+
 // Interface is the routes with our Protocol of one network namespace. Routes
 // of others are neither listed nor touched.
 type Interface interface {
 	// List returns our routes of one table, both families.
 	List(table int) (map[Key]Route, error)
-	// Replace adds the route, or changes the one with its Key in one step.
+	// Replace adds the route, or changes the one with its Key in one step. It
+	// fails with ErrForeign rather than overwrite another owner's route.
 	Replace(Route) error
 	// Delete removes our route with the Key; that it is gone is no error.
 	Delete(Key) error
@@ -67,7 +73,9 @@ type Interface interface {
 	Watch(ctx context.Context, fn func()) error
 }
 
-// String is the form of ip route: "10.244.2.0/24 via 192.168.66.12 dev vec0 proto 17".
+// String is the form of ip route, on one line, without what ip says of every
+// route of its kind (scope, weight, metric, preference):
+// "10.244.2.0/24 via 192.168.66.12 dev vec0 proto 17".
 func (r Route) String() string {
 	var b strings.Builder
 	switch r.Type {
@@ -76,25 +84,40 @@ func (r Route) String() string {
 	case Unreachable:
 		b.WriteString("unreachable ")
 	}
-	dst := r.Dst.String()
-	if r.Dst.IsSingleIP() {
-		dst = r.Dst.Addr().String()
-	}
-	b.WriteString(dst)
-	for _, hop := range r.NextHops {
-		if len(r.NextHops) > 1 {
-			b.WriteString(" nexthop")
-		}
-		if hop.Via.IsValid() {
-			fmt.Fprintf(&b, " via %s", hop.Via)
-		}
-		if hop.Link != "" {
-			fmt.Fprintf(&b, " dev %s", hop.Link)
-		}
+	b.WriteString(dstText(r.Dst))
+	if len(r.NextHops) == 1 {
+		b.WriteString(r.NextHops[0].String())
 	}
 	fmt.Fprintf(&b, " proto %d", Protocol)
 	if r.Src.IsValid() {
 		fmt.Fprintf(&b, " src %s", r.Src)
+	}
+	if len(r.NextHops) > 1 {
+		for _, hop := range r.NextHops {
+			fmt.Fprintf(&b, " nexthop%s", hop)
+		}
+	}
+	return b.String()
+}
+
+func dstText(dst netip.Prefix) string {
+	switch {
+	case dst.Bits() == 0:
+		return "default"
+	case dst.IsSingleIP():
+		return dst.Addr().String()
+	}
+	return dst.String()
+}
+
+// String is the form of ip route: " via 192.168.66.12 dev vec0".
+func (h NextHop) String() string {
+	var b strings.Builder
+	if h.Via.IsValid() {
+		fmt.Fprintf(&b, " via %s", h.Via)
+	}
+	if h.Link != "" {
+		fmt.Fprintf(&b, " dev %s", h.Link)
 	}
 	return b.String()
 }
