@@ -170,7 +170,7 @@ func (f *Fake) resolve(r Route) ([]NextHop, error) {
 		return hops, nil
 	}
 	for i, hop := range hops {
-		if hop.Link != "" && hop.Link != "lo" && f.links[hop.Link] == nil {
+		if _, ok := f.links[hop.Link]; !ok && hop.Link != "" && hop.Link != "lo" {
 			return nil, fmt.Errorf("link %s: %w", hop.Link, syscall.ENODEV)
 		}
 		if !hop.Via.IsValid() {

@@ -1,0 +1,64 @@
+// Package link reads the host's network links and keeps the bridge of the
+// pods, through rtnetlink.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// ErrNotFound means that there is no such link, or none with that address.
+var ErrNotFound = errors.New("no such link")
+
+// Addr is an address of a link, with the length of its network.
+type Addr struct {
+	Link   string
+	Index  int
+	MTU    int // bytes
+	Prefix netip.Prefix
+}
+
+// Link is a link, with the address and network by which it was found.
+type Link struct {
+	Name   string
+	Index  int
+	MTU    int // bytes
+	Prefix netip.Prefix
+}
+
+// Interface is the links of one network namespace.
+type Interface interface {
+	// EnsureBridge makes the bridge exist, be up and have the MTU in bytes
+	// (0 leaves it as it is), and says whether anything had to change. A link
+	// of that name that is no bridge is an error and stays.
+	EnsureBridge(ctx context.Context, name string, mtu int) (changed bool, err error)
+	// EnsureLinkUp sets the link up if it is not. ErrNotFound if it is away.
+	EnsureLinkUp(name string) error
+	// Addrs returns the addresses of all links, both families, in the order
+	// of the links and, within a link, of the kernel.
+	Addrs() ([]Addr, error)
+	// Find returns the link that holds an address, or ErrNotFound.
+	Find(netip.Addr) (Link, error)
+}
+
+// find is Find over the addresses of all links.
+func find(addrs []Addr, want netip.Addr) (Link, error) {
+	for _, a := range addrs {
+		if a.Prefix.Addr() == want {
+			return Link{Name: a.Link, Index: a.Index, MTU: a.MTU, Prefix: a.Prefix}, nil
+		}
+	}
+	return Link{}, fmt.Errorf("no link holds the address %s: %w", want, ErrNotFound)
+}
+
+// maxNameLen is IFNAMSIZ less the terminating zero.
+const maxNameLen = 15
+
+func checkName(name string) error {
+	if name == "" || len(name) > maxNameLen {
+		return fmt.Errorf("link name %q: a name has 1 to %d letters", name, maxNameLen)
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+// Package sysctl reads and writes the kernel's parameters under /proc/sys
+// (sysctl(8), Documentation/admin-guide/sysctl).
+package sysctl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Interface is the parameters of the kernel. Names are paths below /proc/sys,
+// such as "net/ipv4/ip_forward": the dotted form would be ambiguous for links
+// with a dot in their name.
+type Interface interface {
+	// Get returns a value without the white space around it. A parameter that
+	// does not exist is an fs.ErrNotExist.
+	Get(name string) (string, error)
+	// Set writes a value if it is another one, and says whether it was.
+	Set(name, value string) (changed bool, err error)
+}
+
+// Kernel is the parameters in a directory.
+type Kernel struct{ root string }
+
+var _ Interface = Kernel{}
+
+// New returns the parameters below root; the empty root is /proc/sys.
+func New(root string) Kernel {
+	if root == "" {
+		root = "/proc/sys"
+	}
+	return Kernel{root: root}
+}
+
+// Get implements Interface.
+func (k Kernel) Get(name string) (string, error) {
+	if !fs.ValidPath(name) {
+		return "", fmt.Errorf("sysctl name %q is not of the form net/ipv4/ip_forward", name)
+	}
+	value, err := os.ReadFile(filepath.Join(k.root, name))
+	if err != nil {
+		return "", getError(name, err)
+	}
+	return strings.TrimSpace(string(value)), nil
+}
+
+// Set implements Interface.
+func (k Kernel) Set(name, value string) (changed bool, err error) {
+	have, err := k.Get(name)
+	if err != nil {
+		return false, fmt.Errorf("cannot set it to %q: %w", value, err)
+	}
+	if same(have, value) {
+		return false, nil
+	}
+	file, err := os.OpenFile(filepath.Join(k.root, name), os.O_WRONLY, 0)
+	if err != nil {
+		return false, setError(name, have, value, err)
+	}
+	_, err = file.WriteString(value)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return false, setError(name, have, value, err)
+	}
+	return true, nil
+}
+
+// same compares values, lists of values with any white space between them.
+func same(a, b string) bool {
+	return strings.Join(strings.Fields(a), " ") == strings.Join(strings.Fields(b), " ")
+}
+
+func getError(name string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sysctl %s does not exist in this kernel%s: %w", name, moduleHint(name), err)
+	}
+	return fmt.Errorf("cannot read sysctl %s: %w", name, err)
+}
+
+// moduleHint names the module that brings a parameter along.
+func moduleHint(name string) string {
+	for _, m := range []struct{ prefix, module string }{
+		{"net/bridge/", "br_netfilter"},
+		{"net/ipv4/vs/", "ip_vs"},
+		{"net/netfilter/nf_conntrack", "nf_conntrack"},
+		{"net/ipv6/", "ipv6"},
+	} {
+		if strings.HasPrefix(name, m.prefix) {
+			return ": load the module " + m.module + " (modprobe " + m.module + ")"
+		}
+	}
+	return ""
+}
+
+func setError(name, have, value string, err error) error {
+	advice := ""
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		advice = ": /proc/sys is read-only here; set it on the host or in a privileged init container, " +
+			"or run the container privileged"
+	}
+	return fmt.Errorf("sysctl %s is %q and must be %q%s: %w", name, have, value, advice, err)
+}
+
+// Fake is an Interface in memory. It is safe for concurrent use.
+type Fake struct {
+	mu       sync.Mutex
+	values   map[string]string
+	readOnly bool
+	changes  int
+}
+
+var _ Interface = (*Fake)(nil)
+
+// NewFake returns a Fake in which only the given parameters exist.
+func NewFake(values map[string]string) *Fake {
+	f := &Fake{values: map[string]string{}}
+	for name, value := range values {
+		f.values[name] = value
+	}
+	return f
+}
+
+// SetReadOnly makes every write fail, as in an unprivileged container.
+func (f *Fake) SetReadOnly(readOnly bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readOnly = readOnly
+}
+
+// Changes is the number of writes.
+func (f *Fake) Changes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changes
+}
+
+// Get implements Interface.
+func (f *Fake) Get(name string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	value, ok := f.values[name]
+	if !ok {
+		return "", getError(name, fs.ErrNotExist)
+	}
+	return value, nil
+}
+
+// Set implements Interface.
+func (f *Fake) Set(name, value string) (changed bool, err error) {
+	have, err := f.Get(name)
+	if err != nil {
+		return false, fmt.Errorf("cannot set it to %q: %w", value, err)
+	}
+	if same(have, value) {
+		return false, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.readOnly {
+		return false, setError(name, have, value, syscall.EROFS)
+	}
+	f.values[name] = value
+	f.changes++
+	return true, nil
+}
