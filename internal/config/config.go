@@ -1,0 +1,257 @@
+// Package config turns the command line into one validated Config. It is the
+// only place that knows the names of flags and of environment variables.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// ErrHelp is what Parse returns where the command line asks for the help text.
+var ErrHelp = errors.New("help requested")
+
+// The environment variables that Parse reads.
+const (
+	envNodeName = "NODE_NAME"
+	envCNIFile  = "KUBE_ROUTER_CNI_CONF_FILE"
+)
+
+// defaultCNIFile sorts early in the directory, of which container runtimes
+// take the first file.
+const defaultCNIFile = "/etc/cni/net.d/10-kuberouter.conflist"
+
+// Config is what the agent is to do, complete and free of contradictions.
+type Config struct {
+	ShowVersion bool
+	// Verbosity above 0 asks for debug log lines.
+	Verbosity int
+
+	RunRouter, RunServiceProxy, RunFirewall bool
+
+	// Kubeconfig is empty where the agent takes the Pod's service account,
+	// Master where the address of the API server is not overridden.
+	Kubeconfig, Master string
+	// NodeName is the name of this node's Node object.
+	NodeName string
+	// EnableIPv4 and EnableIPv6: at least one is set. See Families.
+	EnableIPv4, EnableIPv6 bool
+
+	// HealthAddress and MetricsAddress are "host:port" to listen on, or empty
+	// where nothing listens.
+	HealthAddress, MetricsAddress string
+
+	BGP      BGP
+	CNI      CNI
+	Services Services
+
+	// IPTablesSyncPeriod, IPVSSyncPeriod and RoutesSyncPeriod are how often
+	// each controller reads the kernel back and repairs what drifted.
+	IPTablesSyncPeriod, IPVSSyncPeriod, RoutesSyncPeriod time.Duration
+
+	// Warnings are lines to log once: flags that were accepted without effect.
+	Warnings []string
+}
+
+// BGP is the configuration of the BGP speaker.
+type BGP struct {
+	// ASN is a private AS number (RFC 6996).
+	ASN           uint32
+	NodesFullMesh bool
+	// Port is both listened on and dialled on other nodes.
+	Port uint16
+	// RouterID is the zero Addr where it is the node's IPv4 address.
+	RouterID netip.Addr
+	// GenerateRouterID asks for a router ID hashed from the node's address,
+	// which a node without IPv4 needs.
+	GenerateRouterID    bool
+	GracefulRestart     bool
+	GracefulRestartTime time.Duration
+	// AdminAddress is "host:port" of GoBGP's gRPC API, or empty for none.
+	AdminAddress string
+}
+
+// CNI is the configuration of the Pods' network.
+type CNI struct {
+	// Enabled says that the agent writes File.
+	Enabled bool
+	File    string
+	// PodEgress masquerades what Pods send out of the cluster.
+	PodEgress bool
+}
+
+// Services is the configuration of the service proxy.
+type Services struct {
+	// ClusterIPRanges has at most one range a family.
+	ClusterIPRanges []netip.Prefix
+	NodePorts       PortRange
+	// Scheduler is the IPVS scheduler of Services that do not name one.
+	Scheduler     string
+	HairpinMode   bool
+	MasqueradeAll bool
+}
+
+// PortRange is an inclusive range of ports.
+type PortRange struct{ First, Last uint16 }
+
+// String is "first-last".
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+// Families are the enabled address families, IPv4 first.
+func (c *Config) Families() []inet.Family {
+	var families []inet.Family
+	if c.EnableIPv4 {
+		families = append(families, inet.IPv4)
+	}
+	if c.EnableIPv6 {
+		families = append(families, inet.IPv6)
+	}
+	return families
+}
+
+// Parse reads the command line, without the program's name, and the
+// environment. An error is one line that names the flag, the value and what is
+// allowed. ErrHelp asks to print Usage.
+func Parse(args []string, env func(string) string) (Config, error) {
+	var c Config
+	f := define(&c)
+	if err := f.set.Parse(args); err != nil {
+		return Config{}, f.explain(err)
+	}
+	if f.help {
+		return Config{}, ErrHelp
+	}
+	if c.ShowVersion {
+		return c, nil
+	}
+	if f.set.NArg() > 0 {
+		return Config{}, fmt.Errorf("unexpected argument %q: everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)", f.set.Arg(0))
+	}
+	if err := f.finish(&c, env); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// finish resolves what depends on several flags or on the environment, and
+// refuses impossible combinations.
+func (f *flags) finish(c *Config, env func(string) string) error {
+	c.HealthAddress = listenAddress(f.healthAddr, f.healthPort)
+	c.MetricsAddress = listenAddress(f.metricsAddr, f.metricsPort)
+	c.BGP.AdminAddress = listenAddress("127.0.0.1", f.adminPort)
+	c.BGP.RouterID, c.BGP.GenerateRouterID = f.routerID.addr, f.routerID.generate
+	f.set.Visit(func(flag *pflag.Flag) {
+		if flag.Name == "cache-sync-timeout" {
+			c.Warnings = append(c.Warnings, "--cache-sync-timeout has no effect: the agent waits for the API server as long as it takes, and says so")
+		}
+	})
+	for _, check := range []func(*Config) error{checkControllers, checkFamilies, checkRanges, f.checkPorts} {
+		if err := check(c); err != nil {
+			return err
+		}
+	}
+	if err := setCNIFile(c, env(envCNIFile)); err != nil {
+		return err
+	}
+	return f.setNodeName(c, env(envNodeName))
+}
+
+// listenAddress joins what a server listens on; port 0 turns the server off.
+func listenAddress(addr string, port uint16) string {
+	if port == 0 {
+		return ""
+	}
+	return net.JoinHostPort(addr, strconv.Itoa(int(port)))
+}
+
+func checkControllers(c *Config) error {
+	if !c.RunRouter && !c.RunServiceProxy && !c.RunFirewall {
+		return errors.New("--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true")
+	}
+	return nil
+}
+
+func checkFamilies(c *Config) error {
+	if !c.EnableIPv4 && !c.EnableIPv6 {
+		return errors.New("--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true")
+	}
+	return nil
+}
+
+func checkRanges(c *Config) error {
+	ranges := c.Services.ClusterIPRanges
+	if len(ranges) == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4() {
+		return fmt.Errorf("--service-cluster-ip-range=%s,%s: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each", ranges[0], ranges[1])
+	}
+	return nil
+}
+
+func (f *flags) checkPorts(*Config) error {
+	if f.healthPort != 0 && f.healthPort == f.metricsPort && overlap(f.healthAddr, f.metricsAddr) {
+		return fmt.Errorf("--health-port=%d --metrics-port=%d: two servers cannot share a port; set another for one of them, or 0 to turn it off", f.healthPort, f.metricsPort)
+	}
+	return nil
+}
+
+// overlap says whether listening on a and b needs one socket address. The
+// wildcard addresses, and none at all, take every other address.
+func overlap(a, b string) bool {
+	wildcard := func(s string) bool { return s == "" || netip.MustParseAddr(s).IsUnspecified() }
+	return a == b || wildcard(a) || wildcard(b)
+}
+
+func setCNIFile(c *Config, file string) error {
+	c.CNI.File = defaultCNIFile
+	if file == "" {
+		return nil
+	}
+	if !filepath.IsAbs(file) {
+		return fmt.Errorf("environment variable %s=%s: not an absolute path; allowed is one such as %s", envCNIFile, printable(file), defaultCNIFile)
+	}
+	c.CNI.File = filepath.Clean(file)
+	return nil
+}
+
+// setNodeName takes the name from the flag, else from the environment, else
+// from the system. A kubelet registers under the lower-case host name.
+func (f *flags) setNodeName(c *Config, fromEnv string) error {
+	source := "--hostname-override"
+	name := f.hostnameOverride
+	if name == "" {
+		source, name = "environment variable "+envNodeName, fromEnv
+	}
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("--hostname-override: the system has no host name (%w); set the flag to the name of this node's Node object", err)
+		}
+		source, name = "host name", host
+	}
+	c.NodeName = strings.ToLower(strings.TrimSpace(name))
+	if !isNodeName(c.NodeName) {
+		return fmt.Errorf("%s=%s: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster", source, printable(name))
+	}
+	return nil
+}
+
+// isNodeName says whether s is a DNS subdomain (RFC 1123), as all names of
+// Nodes are.
+func isNodeName(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
+			label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+	}
+	return len(s) <= 253
+}

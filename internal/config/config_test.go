@@ -1,0 +1,226 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/pflag"
+)
+
+// onNode1 is an environment that sets nothing but the node's name.
+func onNode1(name string) string {
+	if name == "NODE_NAME" {
+		return "node-1"
+	}
+	return ""
+}
+
+func defaults() Config {
+	return Config{
+		RunRouter: true, RunServiceProxy: true, RunFirewall: true,
+		NodeName:      "node-1",
+		EnableIPv4:    true,
+		HealthAddress: "127.0.0.1:20244",
+		BGP: BGP{
+			ASN: 64512, NodesFullMesh: true, Port: 179,
+			GracefulRestartTime: 90 * time.Second,
+			AdminAddress:        "127.0.0.1:50051",
+		},
+		CNI: CNI{Enabled: true, File: "/etc/cni/net.d/10-kuberouter.conflist", PodEgress: true},
+		Services: Services{
+			ClusterIPRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+			NodePorts:       PortRange{30000, 32767},
+			Scheduler:       "rr",
+		},
+		IPTablesSyncPeriod: 5 * time.Minute, IPVSSyncPeriod: 5 * time.Minute, RoutesSyncPeriod: 5 * time.Minute,
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		want func(c *Config)
+	}{
+		{"", func(c *Config) {}},
+		// The manifests of the seeds.
+		{"--run-router=true --run-firewall=true --run-service-proxy=true --bgp-graceful-restart=true",
+			func(c *Config) { c.BGP.GracefulRestart = true }},
+		{"--run-router=false --run-firewall=false --run-service-proxy=true",
+			func(c *Config) { c.RunRouter, c.RunFirewall = false, false }},
+		{"--run-service-proxy=true --run-router=true --run-firewall=true --metrics-port=8080",
+			func(c *Config) { c.MetricsAddress = "127.0.0.1:8080" }},
+		{"--run-service-proxy=true --hairpin-mode=true", func(c *Config) { c.Services.HairpinMode = true }},
+		{"--run-service-proxy=true --service-proxy-scheduling-algorithm=lc", func(c *Config) { c.Services.Scheduler = "lc" }},
+
+		{"--hairpin-mode", func(c *Config) { c.Services.HairpinMode = true }},
+		{"--kubeconfig /etc/kube --master=https://10.0.0.1:6443",
+			func(c *Config) { c.Kubeconfig, c.Master = "/etc/kube", "https://10.0.0.1:6443" }},
+		{"--hostname-override=Worker-7.example.com", func(c *Config) { c.NodeName = "worker-7.example.com" }},
+		{"--cluster-asn=4200000000", func(c *Config) { c.BGP.ASN = 4200000000 }},
+		{"--cluster-asn=65534", func(c *Config) { c.BGP.ASN = 65534 }},
+		{"--nodes-full-mesh=false --bgp-port=1179 --gobgp-admin-port=0", func(c *Config) {
+			c.BGP.NodesFullMesh, c.BGP.Port, c.BGP.AdminAddress = false, 1179, ""
+		}},
+		{"--router-id=10.0.0.9", func(c *Config) { c.BGP.RouterID = netip.MustParseAddr("10.0.0.9") }},
+		{"--router-id=generate", func(c *Config) { c.BGP.GenerateRouterID = true }},
+		{"--bgp-graceful-restart-time=4095s", func(c *Config) { c.BGP.GracefulRestartTime = 4095 * time.Second }},
+		{"--health-port=0", func(c *Config) { c.HealthAddress = "" }},
+		{"--health-addr=::1", func(c *Config) { c.HealthAddress = "[::1]:20244" }},
+		{"--metrics-addr= --metrics-port=8080", func(c *Config) { c.MetricsAddress = ":8080" }},
+		{"--metrics-addr=::1 --metrics-port=20244", func(c *Config) { c.MetricsAddress = "[::1]:20244" }},
+		{"--enable-cni=false --enable-pod-egress=false", func(c *Config) { c.CNI.Enabled, c.CNI.PodEgress = false, false }},
+		{"--service-cluster-ip-range=10.43.0.0/16,fd00:43::/112 --enable-ipv6", func(c *Config) {
+			c.Services.ClusterIPRanges = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
+			c.EnableIPv6 = true
+		}},
+		{"--service-node-port-range=20000:20999", func(c *Config) { c.Services.NodePorts = PortRange{20000, 20999} }},
+		{"--iptables-sync-period=1m --ipvs-sync-period=90s --routes-sync-period=1h", func(c *Config) {
+			c.IPTablesSyncPeriod, c.IPVSSyncPeriod, c.RoutesSyncPeriod = time.Minute, 90*time.Second, time.Hour
+		}},
+		{"--masquerade-all -v=2", func(c *Config) { c.Services.MasqueradeAll, c.Verbosity = true, 2 }},
+		{"--v 3", func(c *Config) { c.Verbosity = 3 }},
+		{"--cache-sync-timeout=2m", func(c *Config) {
+			c.Warnings = []string{"--cache-sync-timeout has no effect: the agent waits for the API server as long as it takes, and says so"}
+		}},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			want := defaults()
+			tc.want(&want)
+			got, err := Parse(strings.Fields(tc.args), onNode1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestParseRefuses: what cannot be run is one line that names the flag, the
+// value and what is allowed.
+func TestParseRefuses(t *testing.T) {
+	for args, want := range map[string]string{
+		"--run-ruoter=true":                                  "--run-ruoter: no such flag; did you mean --run-router? 'kube-router --help' lists all",
+		"--frobnicate-the-network":                           "--frobnicate-the-network: no such flag; 'kube-router --help' lists all",
+		"-version":                                           "--v=ersion: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
+		"--enable-overlay=true":                              "--enable-overlay: no such flag; 'kube-router --help' lists all",
+		"--run-router false":                                 `unexpected argument "false": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
+		"status":                                             `unexpected argument "status": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
+		"--run-router=maybe":                                 "--run-router=maybe: allowed are true and false",
+		"--kubeconfig":                                       "--kubeconfig: a value is missing; write --kubeconfig=file",
+		"--master=10.0.0.1":                                  "--master=10.0.0.1: not the URL of a server; allowed is one such as https://10.0.0.1:6443",
+		"--cluster-asn=65535":                                "--cluster-asn=65535: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--cluster-asn=4294967295":                           "--cluster-asn=4294967295: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--cluster-asn=0":                                    "--cluster-asn=0: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--bgp-port=0":                                       "--bgp-port=0: not a port; allowed are 1 to 65535",
+		"--metrics-port=70000":                               "--metrics-port=70000: not a port; allowed are 0 to 65535, and 0 turns it off",
+		"--health-port=-1":                                   "--health-port=-1: not a port; allowed are 0 to 65535, and 0 turns it off",
+		"--health-addr=localhost":                            "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
+		"--metrics-port=20244":                               "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
+		"--router-id=::1":                                    "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
+		"--bgp-graceful-restart-time=2h":                     "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",
+		"--ipvs-sync-period=5":                               "--ipvs-sync-period=5: not a duration; allowed is a number with a unit, such as 30s or 5m",
+		"--ipvs-sync-period=10ms":                            "--ipvs-sync-period=10ms: too short; allowed is 1s or more",
+		"--v=high":                                           "--v=high: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
+		"--service-proxy-scheduling-algorithm=random":        "--service-proxy-scheduling-algorithm=random: not an IPVS scheduler; allowed are rr, wrr, lc, wlc, sh, dh, sed, nq, mh",
+		"--service-node-port-range=32767-30000":              "--service-node-port-range=32767-30000: not a range of ports; allowed is first-last within 1 to 65535, such as 30000-32767",
+		"--service-cluster-ip-range=10.96.0.1/12":            "--service-cluster-ip-range=10.96.0.1/12: 10.96.0.1/12 has bits set beyond its prefix length; the network is 10.96.0.0/12",
+		"--service-cluster-ip-range=10.96/12":                `--service-cluster-ip-range=10.96/12: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16": "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
+		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112": "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2, one of each address family",
+		"--enable-ipv4=false": "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
+		"--run-router=false --run-firewall=false --run-service-proxy=false": "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
+		"--hostname-override=node_1":                                        "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
+	} {
+		t.Run(args, func(t *testing.T) {
+			_, err := Parse(strings.Fields(args), onNode1)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if err.Error() != want {
+				t.Errorf("got  %s\nwant %s", err, want)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Error("more than one line")
+			}
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	env := func(vars map[string]string) func(string) string {
+		return func(name string) string { return vars[name] }
+	}
+	c, err := Parse(nil, env(map[string]string{"NODE_NAME": " Node-2 ", "KUBE_ROUTER_CNI_CONF_FILE": "/etc/cni/net.d/05-x.conflist"}))
+	if err != nil || c.NodeName != "node-2" || c.CNI.File != "/etc/cni/net.d/05-x.conflist" {
+		t.Errorf("got node %q, CNI file %q, error %v", c.NodeName, c.CNI.File, err)
+	}
+	if c, err := Parse([]string{"--hostname-override=flag"}, onNode1); err != nil || c.NodeName != "flag" {
+		t.Errorf("the flag does not win over NODE_NAME: %q, %v", c.NodeName, err)
+	}
+	if c, err := Parse(nil, env(nil)); err != nil || c.NodeName == "" {
+		t.Errorf("without NODE_NAME the host name is not taken: %q, %v", c.NodeName, err)
+	}
+	_, err = Parse(nil, env(map[string]string{"NODE_NAME": "n", "KUBE_ROUTER_CNI_CONF_FILE": "x.conflist"}))
+	if want := "environment variable KUBE_ROUTER_CNI_CONF_FILE=x.conflist: not an absolute path; allowed is one such as /etc/cni/net.d/10-kuberouter.conflist"; err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, args := range [][]string{{"-h"}, {"--help"}, {"--run-router=false", "-h"}} {
+		if _, err := Parse(args, onNode1); !errors.Is(err, ErrHelp) {
+			t.Errorf("%q: got %v, want ErrHelp", args, err)
+		}
+	}
+	for _, args := range [][]string{{"-V"}, {"--version"}} {
+		if c, err := Parse(args, onNode1); err != nil || !c.ShowVersion {
+			t.Errorf("%q: ShowVersion %v, error %v", args, c.ShowVersion, err)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	usage := Usage()
+	for line := range strings.Lines(usage) {
+		if len(strings.TrimSuffix(line, "\n")) > columns {
+			t.Errorf("wider than %d columns: %s", columns, line)
+		}
+	}
+	define(new(Config)).set.VisitAll(func(flag *pflag.Flag) {
+		entry := "--" + flag.Name
+		at := strings.Index(usage, entry+"[=")
+		if at < 0 {
+			at = strings.Index(usage, entry+"=")
+		}
+		if at < 0 {
+			at = strings.Index(usage, entry+"\n")
+		}
+		if at < 0 {
+			t.Fatalf("%s is not in the help text", entry)
+		}
+		line, _, _ := strings.Cut(usage[at:], "\n")
+		if d := flag.DefValue; d != "" && flag.Shorthand == "" && !strings.Contains(line, "(default "+d+")") {
+			t.Errorf("%s: the default %s is not in its line: %s", entry, d, line)
+		}
+	})
+}
+
+// FuzzParse: whatever is written, the answer is a Config or one line.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"--cluster-asn=1", "--service-cluster-ip-range=,", "--health-addr=fe80::1%eth0", "-vvv", "--=", "---", "-\xff"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		_, err := Parse([]string{s}, onNode1)
+		if err != nil && (err.Error() == "" || strings.ContainsAny(err.Error(), "\n\r")) {
+			t.Errorf("not one line: %q", err)
+		}
+	})
+}

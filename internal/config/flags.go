@@ -1,0 +1,156 @@
+package config
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// flags are the command line: the flag set, the sections of its help text, and
+// the flags that do not go into the Config as they are.
+type flags struct {
+	set      *pflag.FlagSet
+	sections []section
+
+	help                    bool
+	hostnameOverride        string
+	healthAddr, metricsAddr string
+	healthPort, metricsPort uint16
+	adminPort               uint16
+	routerID                routerID
+	ignoredCacheSyncTimeout time.Duration
+}
+
+// section is a part of the help text.
+type section struct {
+	title string
+	flags []*pflag.Flag
+}
+
+// define declares every flag. The help text shows them in this order.
+func define(c *Config) *flags {
+	f := &flags{set: pflag.NewFlagSet("kube-router", pflag.ContinueOnError)}
+	f.set.SortFlags = false
+	f.set.Usage = func() {}
+	f.defineControllers(c)
+	f.defineCluster(c)
+	f.defineRouting(c)
+	f.defineServices(c)
+	f.definePods(c)
+	f.defineSync(c)
+	f.defineServers()
+	f.defineOther(c)
+	return f
+}
+
+func (f *flags) section(title string) { f.sections = append(f.sections, section{title: title}) }
+
+// add declares a flag of the section that was begun last.
+func add[T any](f *flags, p *T, name string, initial T, k kind[T], usage string) *pflag.Flag {
+	return addShort(f, p, name, "", initial, k, usage)
+}
+
+// addShort declares a flag that has a one-letter name too.
+func addShort[T any](f *flags, p *T, name, letter string, initial T, k kind[T], usage string) *pflag.Flag {
+	*p = initial
+	flag := f.set.VarPF(&value[T]{p: p, kind: k}, name, letter, usage)
+	last := &f.sections[len(f.sections)-1]
+	last.flags = append(last.flags, flag)
+	return flag
+}
+
+// addBool declares a flag that may stand without a value and then is true.
+func addBool(f *flags, p *bool, name string, initial bool, usage string) {
+	add(f, p, name, initial, onOff(), usage).NoOptDefVal = "true"
+}
+
+func (f *flags) defineControllers(c *Config) {
+	f.section("Controllers")
+	addBool(f, &c.RunRouter, "run-router", true,
+		"Run the routes controller: advertise this node's pods by BGP, install learned routes, write the CNI configuration.")
+	addBool(f, &c.RunServiceProxy, "run-service-proxy", true,
+		"Run the services controller: IPVS virtual servers for Services, in place of kube-proxy.")
+	addBool(f, &c.RunFirewall, "run-firewall", true,
+		"Run the policy controller: enforce NetworkPolicies with iptables and ipset.")
+}
+
+func (f *flags) defineCluster(c *Config) {
+	f.section("Cluster")
+	add(f, &c.Kubeconfig, "kubeconfig", "", text("file"),
+		"Kubeconfig with which to reach the API server. Empty: the Pod's service account.")
+	add(f, &c.Master, "master", "", serverURL(),
+		"URL of the API server. It overrides the one in the kubeconfig and the Service address that Pods are given.")
+	add(f, &f.hostnameOverride, "hostname-override", "", text("name"),
+		"Name of this node's Node object. Empty: the environment variable NODE_NAME, else the host name.")
+	add(f, &f.ignoredCacheSyncTimeout, "cache-sync-timeout", time.Minute, period(0),
+		"Accepted, without effect: the agent waits for the API server as long as it takes.")
+	addBool(f, &c.EnableIPv4, "enable-ipv4", true, "Serve IPv4.")
+	addBool(f, &c.EnableIPv6, "enable-ipv6", false, "Serve IPv6.")
+}
+
+func (f *flags) defineRouting(c *Config) {
+	f.section("Routing")
+	add(f, &c.BGP.ASN, "cluster-asn", 64512, privateASN(),
+		"AS number of the cluster's nodes: a private one (RFC 6996), 64512-65534 or 4200000000-4294967294.")
+	addBool(f, &c.BGP.NodesFullMesh, "nodes-full-mesh", true,
+		"Peer with every other node by iBGP.")
+	add(f, &c.BGP.Port, "bgp-port", 179, port(),
+		"Port that the BGP speaker listens on, on this node and on all others.")
+	add(f, &f.routerID, "router-id", routerID{}, bgpIdentifier(),
+		"BGP identifier, an IPv4 address, or 'generate' for one hashed from the node's address. Empty: the node's IPv4 address.")
+	addBool(f, &c.BGP.GracefulRestart, "bgp-graceful-restart", false,
+		"Ask peers to keep this node's routes while it restarts (RFC 4724).")
+	add(f, &c.BGP.GracefulRestartTime, "bgp-graceful-restart-time", 90*time.Second, restartTime(),
+		"How long peers keep them: at most 4095s.")
+	add(f, &f.adminPort, "gobgp-admin-port", 50051, portOrOff(),
+		"Port of GoBGP's gRPC API on 127.0.0.1, for the gobgp command. 0: none.")
+}
+
+func (f *flags) defineServices(c *Config) {
+	f.section("Services")
+	add(f, &c.Services.ClusterIPRanges, "service-cluster-ip-range", defaultClusterIPRanges(), prefixes(2),
+		"The API server's range of cluster IPs: a CIDR, or one of IPv4 and one of IPv6 with a comma between.")
+	add(f, &c.Services.NodePorts, "service-node-port-range", PortRange{30000, 32767}, portRange(),
+		"The API server's range of node ports.")
+	add(f, &c.Services.Scheduler, "service-proxy-scheduling-algorithm", "rr", scheduler(),
+		"IPVS scheduler of Services that do not choose one themselves: rr, wrr, lc, wlc, sh, dh, sed, nq or mh.")
+	addBool(f, &c.Services.HairpinMode, "hairpin-mode", false,
+		"Let a pod reach itself through its own Service.")
+	addBool(f, &c.Services.MasqueradeAll, "masquerade-all", false,
+		"Masquerade all traffic to Services, also that of pods.")
+}
+
+func (f *flags) definePods(c *Config) {
+	f.section("Pods")
+	addBool(f, &c.CNI.Enabled, "enable-cni", true,
+		"Write the CNI configuration of this node. Its file is named by the environment variable KUBE_ROUTER_CNI_CONF_FILE, else "+defaultCNIFile+".")
+	addBool(f, &c.CNI.PodEgress, "enable-pod-egress", true,
+		"Masquerade what pods send out of the cluster.")
+}
+
+func (f *flags) defineSync(c *Config) {
+	f.section("Repair")
+	const every = "How often to read the kernel's %s back and repair what drifted. Changes of the cluster do not wait for it."
+	add(f, &c.IPTablesSyncPeriod, "iptables-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "iptables rules and ipsets"))
+	add(f, &c.IPVSSyncPeriod, "ipvs-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "IPVS virtual servers"))
+	add(f, &c.RoutesSyncPeriod, "routes-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "routes"))
+}
+
+func (f *flags) defineServers() {
+	f.section("Health and metrics")
+	add(f, &f.healthPort, "health-port", 20244, portOrOff(),
+		"Port of the health server: /healthz says that the agent lives, /readyz that it has programmed everything once, else what it waits for. 0: none.")
+	add(f, &f.healthAddr, "health-addr", "127.0.0.1", listenIP(),
+		"IP address of the health server. Empty: all addresses.")
+	add(f, &f.metricsPort, "metrics-port", 0, portOrOff(),
+		"Port of the Prometheus metrics, at /metrics. 0: none.")
+	add(f, &f.metricsAddr, "metrics-addr", "127.0.0.1", listenIP(),
+		"IP address of the metrics. For a Prometheus on another machine set the node's own address, or leave it empty for all addresses: the metrics are open to whoever reaches them.")
+}
+
+func (f *flags) defineOther(c *Config) {
+	f.section("Other")
+	addShort(f, &c.Verbosity, "v", "v", 0, level(), "Verbosity of the log. From 1 on: debug lines.")
+	addShort(f, &c.ShowVersion, "version", "V", false, onOff(), "Print the version and exit.").NoOptDefVal = "true"
+	addShort(f, &f.help, "help", "h", false, onOff(), "Print this text and exit.").NoOptDefVal = "true"
+}
