@@ -19,6 +19,16 @@ const usage = `usage: lab COMMAND
 
   guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
         run a program in a User-Mode Linux guest, for go test -exec
+  up [--nodes 3] [--router kube-router|none] [--memory 2G]
+        build what is missing and start a cluster; .lab/kubeconfig is its key
+  down
+        end the cluster and remove it
+  exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND ARGS...
+        run a command on a node, as root
+  status
+        what runs; exit status 0 only if the whole cluster does
+  logs COMPONENT
+        etcd, kube-apiserver, ..., node1 (its console), node1/kubelet, node1/containerd
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
   image
@@ -66,6 +76,16 @@ func run(ctx context.Context, args []string) error {
 	switch name {
 	case "guest-exec":
 		return guestExec(ctx, rest)
+	case "up":
+		return up(ctx, rest)
+	case "down":
+		return down(rest)
+	case "exec":
+		return execOnNode(ctx, rest)
+	case "status":
+		return status(ctx, rest)
+	case "logs":
+		return logs(rest)
 	case "build":
 		return buildPrograms(ctx, rest)
 	case "image":

@@ -3,6 +3,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,7 +46,38 @@ var onDemand = []target{
 	{name: "e2e.test", pkg: "k8s.io/kubernetes/test/e2e", test: true},
 }
 
-const ldflags = "-ldflags=-s -w"
+// ldflags strips the programs, and gives Kubernetes' the version that its
+// release process would: clients and tests go by it.
+func (t target) ldflags(ws workspace.Workspace) (string, error) {
+	if t.module != "" {
+		return "-ldflags=-s -w", nil
+	}
+	data, err := os.ReadFile(filepath.Join(t.dir(ws), "go.mod"))
+	if err != nil {
+		return "", err
+	}
+	version, err := kubernetesVersion(string(data))
+	if err != nil {
+		return "", err
+	}
+	part := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	flags := "-ldflags=-s -w"
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		flags += fmt.Sprintf(" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s", pkg, version, part[0], part[1])
+	}
+	return flags, nil
+}
+
+// kubernetesVersion reads the version of Kubernetes from a go.mod file.
+func kubernetesVersion(mod string) (string, error) {
+	for _, line := range strings.Split(mod, "\n") {
+		f := strings.Fields(line)
+		if len(f) >= 2 && f[0] == "k8s.io/kubernetes" && strings.Count(f[1], ".") == 2 {
+			return f[1], nil
+		}
+	}
+	return "", errors.New("lab/go.mod names no version of k8s.io/kubernetes")
+}
 
 // Run builds all programs, and those on demand that are named in extra.
 func Run(ctx context.Context, ws workspace.Workspace, log *progress.Log, extra []string) error {
@@ -91,7 +123,11 @@ func (t target) stampFile(ws workspace.Workspace) string { return ws.Path("stamp
 
 // key covers what selects the sources; what is in them follows from go.sum.
 func (t target) key(ws workspace.Workspace) (string, error) {
-	sum := new(stamp.Sum).Text(t.pkg, ldflags)
+	flags, err := t.ldflags(ws)
+	if err != nil {
+		return "", err
+	}
+	sum := new(stamp.Sum).Text(t.pkg, flags)
 	sum.File(filepath.Join(t.dir(ws), "go.mod"), filepath.Join(t.dir(ws), "go.sum"))
 	if t.source != "" {
 		sum.File(filepath.Join(t.dir(ws), t.source))
@@ -100,9 +136,13 @@ func (t target) key(ws workspace.Workspace) (string, error) {
 }
 
 func (t target) build(ctx context.Context, ws workspace.Workspace) error {
-	args := []string{"build", "-buildvcs=false", ldflags, "-o", ws.Bin(t.name), t.pkg}
+	flags, err := t.ldflags(ws)
+	if err != nil {
+		return err
+	}
+	args := []string{"build", "-buildvcs=false", flags, "-o", ws.Bin(t.name), t.pkg}
 	if t.test {
-		args = []string{"test", "-c", ldflags, "-o", ws.Bin(t.name), t.pkg}
+		args = []string{"test", "-c", flags, "-o", ws.Bin(t.name), t.pkg}
 	}
 	if err := Go(ctx, t.dir(ws), args...); err != nil {
 		return fmt.Errorf("build %s: %w", t.name, err)

@@ -54,6 +54,12 @@ func runService(channel string, s Service) {
 		_ = writeAtomic(filepath.Join(channel, errorFile), []byte(s.Name+": "+err.Error()))
 		return
 	}
+	for s.After != "" {
+		if _, err := os.Stat(filepath.Join(channel, s.After)); err == nil {
+			break
+		}
+		time.Sleep(pollEvery)
+	}
 	cmd := exec.Command(s.Command[0], s.Command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	err = cmd.Run()

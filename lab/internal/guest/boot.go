@@ -69,6 +69,9 @@ func directoryArgument(channel string) string { return "uml_dir=" + channel + "/
 // Kill ends all host processes of the guest with this channel.
 func Kill(channel string) { process.KillWithArgument(directoryArgument(channel)) }
 
+// Processes lists the host processes of the guest with this channel.
+func Processes(channel string) []int { return process.WithArgument(directoryArgument(channel)) }
+
 // Failure returns what a guest reported about its own failure: the error its
 // init or a service left, else nil.
 func Failure(channel string) error {

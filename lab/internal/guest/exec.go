@@ -86,7 +86,7 @@ func guestEnv(env []string) []string {
 	var out []string
 	for _, kv := range env {
 		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
-			kv = "PATH=" + path + ":" + guestPath
+			kv = "PATH=" + path + ":" + Path
 		}
 		out = append(out, kv)
 	}

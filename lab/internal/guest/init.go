@@ -14,14 +14,14 @@ import (
 // moduleTree is where Debian's user-mode-linux package keeps its modules.
 const moduleTree = "/usr/lib/uml/modules"
 
-// guestPath finds system tools whatever the caller's own PATH is.
-const guestPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// Path is a PATH that finds system tools whatever the caller's own PATH is.
+const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // RunInit is the first process of a guest. It builds the guest's root,
 // starts the agent and collects orphans until the host ends the guest.
 // It returns only on failure.
 func RunInit(channel string) error {
-	os.Setenv("PATH", guestPath)
+	os.Setenv("PATH", Path)
 	os.Setenv("HOME", "/root")
 	spec, err := setUp(channel)
 	if err == nil {
@@ -61,6 +61,11 @@ func setUp(channel string) (*Spec, error) {
 	}
 	for _, dir := range spec.Writable {
 		if err := mount("none", dir, "hostfs", 0, dir); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range spec.ReadOnly {
+		if err := mount("none", dir, "hostfs", unix.MS_RDONLY, dir); err != nil {
 			return nil, err
 		}
 	}
@@ -163,11 +168,6 @@ func prepare(spec *Spec) error {
 	}
 	for _, dir := range spec.Tmpfs {
 		if err := mountAt("tmpfs", dir, "tmpfs", 0, "size=90%"); err != nil {
-			return err
-		}
-	}
-	for _, b := range spec.Binds {
-		if err := mountAt(b.From, b.To, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
 	}

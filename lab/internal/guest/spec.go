@@ -29,26 +29,23 @@ type Spec struct {
 	Hostname string `json:"hostname"`
 	// Writable lists host directories that the guest may change for real.
 	Writable []string `json:"writable,omitempty"`
+	// ReadOnly lists host directories that containers' overlays stand on,
+	// which the guest's own root, an overlay itself, cannot serve well.
+	ReadOnly []string `json:"readOnly,omitempty"`
 	// Tmpfs lists directories that get an empty file system in memory.
 	Tmpfs []string `json:"tmpfs,omitempty"`
-	// Binds lists files or directories that appear at another place.
-	Binds []Bind `json:"binds,omitempty"`
 	// Setup is a shell script that runs once, before any request is served.
 	Setup string `json:"setup,omitempty"`
 	// Services are started after Setup and are expected to stay up.
 	Services []Service `json:"services,omitempty"`
 }
 
-// Bind makes From visible at To inside the guest.
-type Bind struct {
-	From string `json:"from"`
-	To   string `json:"to"`
-}
-
 // Service is a long-running program inside a guest. Its output goes to
 // NAME.log in the channel directory.
 type Service struct {
-	Name    string   `json:"name"`
+	Name string `json:"name"`
+	// After is a file in the channel that the service waits for, if set.
+	After   string   `json:"after,omitempty"`
 	Command []string `json:"command"`
 }
 

@@ -1,0 +1,115 @@
+// Package network makes the links between the host and its guests.
+package network
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+)
+
+// Network is one lab's bridge and subnet: 192.168.ID.0/24.
+type Network struct {
+	ID int `json:"id"`
+}
+
+const firstID, lastID = 66, 99
+
+// Pick returns a network that this machine does not use yet, so that two labs
+// can run side by side.
+func Pick() (Network, error) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return Network{}, err
+	}
+	var used []netip.Prefix
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			used = append(used, p)
+		}
+	}
+	return pick(used)
+}
+
+func pick(used []netip.Prefix) (Network, error) {
+	for id := firstID; id <= lastID; id++ {
+		n := Network{ID: id}
+		free := true
+		for _, p := range used {
+			free = free && !p.Overlaps(n.subnet())
+		}
+		if free {
+			return n, nil
+		}
+	}
+	return Network{}, fmt.Errorf("all of 192.168.%d.0/24 to 192.168.%d.0/24 are in use on this machine: free one (ip address)", firstID, lastID)
+}
+
+func (n Network) subnet() netip.Prefix {
+	return netip.PrefixFrom(n.address(0), 24)
+}
+
+func (n Network) address(host byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 168, byte(n.ID), host})
+}
+
+// Host is the address of the host, and of the control plane on it.
+func (n Network) Host() netip.Addr { return n.address(1) }
+
+// Node is the address of a node, counted from 1.
+func (n Network) Node(i int) netip.Addr { return n.address(byte(10 + i)) }
+
+// Bridge is the name of the host's bridge.
+func (n Network) Bridge() string { return fmt.Sprintf("kr-lab%d", n.ID) }
+
+// Tap is the name of the host's end of a node's link.
+func (n Network) Tap(i int) string { return fmt.Sprintf("kr-lab%d-%d", n.ID, i) }
+
+// Create makes the bridge and the nodes' links.
+func (n Network) Create(nodes int) error {
+	script := []string{
+		"link add " + n.Bridge() + " type bridge",
+		fmt.Sprintf("address add %s/24 dev %s", n.Host(), n.Bridge()),
+		"link set " + n.Bridge() + " up",
+	}
+	for i := 1; i <= nodes; i++ {
+		script = append(script,
+			"tuntap add "+n.Tap(i)+" mode tap",
+			"link set "+n.Tap(i)+" master "+n.Bridge()+" up")
+	}
+	if err := batch(script); err != nil {
+		return fmt.Errorf("make the lab's links (needs root and /dev/net/tun): %w", err)
+	}
+	return nil
+}
+
+// Route lets the host reach a node's pods: the API server calls webhooks and
+// proxies to pods by their own addresses.
+func (n Network) Route(pods string, node int) error {
+	return batch([]string{fmt.Sprintf("route replace %s via %s", pods, n.Node(node))})
+}
+
+// Delete removes all links of this network that exist.
+func (n Network) Delete() error {
+	links, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	var script []string
+	for _, l := range links {
+		if l.Name == n.Bridge() || strings.HasPrefix(l.Name, n.Bridge()+"-") {
+			script = append(script, "link delete "+l.Name)
+		}
+	}
+	return batch(script)
+}
+
+func batch(lines []string) error {
+	cmd := exec.Command("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
