@@ -1,0 +1,262 @@
+package ipvs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/genetlink"
+	"github.com/mdlayher/netlink"
+
+	"github.com/kube-router/kube-router/internal/kernel/module"
+)
+
+// Kernel is IPVS of the calling thread's network namespace. It is safe for
+// concurrent use.
+type Kernel struct {
+	mu     sync.Mutex
+	conn   *netlink.Conn // nil after its answers got lost
+	family uint16
+}
+
+var _ Interface = (*Kernel)(nil)
+
+// Open connects to the kernel's IPVS. Where that is not there, asking for its
+// generic netlink family makes the kernel load ip_vs by the module's alias; if
+// that is of no avail, "modprobe ip_vs" is tried. The error wraps
+// ErrUnavailable where both fail.
+func Open() (*Kernel, error) {
+	k := &Kernel{}
+	err := k.dial()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return opened(k, err)
+	}
+	if err := module.Load("ip_vs"); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	err = k.dial()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: the module is there, its netlink family is not", ErrUnavailable)
+	}
+	return opened(k, err)
+}
+
+func opened(k *Kernel, err error) (*Kernel, error) {
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach IPVS through netlink: %w", err)
+	}
+	return k, nil
+}
+
+// dial opens the socket and finds the number of IPVS's family.
+func (k *Kernel) dial() error {
+	conn, err := netlink.Dial(genetlink.Protocol, &netlink.Config{MessageBufferSize: dumpSize})
+	if err != nil {
+		return err
+	}
+	family, err := genetlink.NewConn(conn).GetFamily(familyName)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	// Both only save memory of the socket: answers without the request in
+	// them, and room for more than batchSize ensures.
+	_ = conn.SetOption(netlink.CapAcknowledge, true)
+	_ = conn.SetReadBuffer(1 << 20)
+	k.conn, k.family = conn, family.ID
+	return nil
+}
+
+// Close frees the socket.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.conn == nil {
+		return nil
+	}
+	err := k.conn.Close()
+	k.conn = nil
+	return err
+}
+
+// ready dials again after the socket had to be given up.
+func (k *Kernel) ready() error {
+	if k.conn != nil {
+		return nil
+	}
+	return k.dial()
+}
+
+// abandon gives up a socket that may still hold answers to what was asked.
+func (k *Kernel) abandon() {
+	if k.conn != nil {
+		k.conn.Close()
+		k.conn = nil
+	}
+}
+
+// List implements Interface.
+func (k *Kernel) List() (map[ID]Server, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ae := netlink.NewAttributeEncoder()
+	answers, err := k.query(cmdGetService, netlink.Dump, ae)
+	if err != nil {
+		return nil, fmt.Errorf("ipvsadm -L: %w", err)
+	}
+	servers := make(map[ID]Server, len(answers))
+	for _, m := range answers {
+		id, config, ok, err := decodeService(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("ipvsadm -L: %w", err)
+		}
+		if !ok {
+			continue
+		}
+		reals, err := k.reals(id)
+		if err != nil {
+			return nil, err
+		}
+		servers[id] = Server{Config: config, Real: reals}
+	}
+	return servers, nil
+}
+
+// Get implements Interface.
+func (k *Kernel) Get(id ID) (Server, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	answers, err := k.query(cmdGetService, 0, service(id))
+	if errors.Is(err, syscall.ESRCH) {
+		return Server{}, false, nil
+	}
+	if err != nil {
+		return Server{}, false, fmt.Errorf("ipvsadm -L %s: %w", id, err)
+	}
+	for _, m := range answers {
+		_, config, ok, err := decodeService(m.Data)
+		if err != nil || !ok {
+			return Server{}, false, err
+		}
+		reals, err := k.reals(id)
+		return Server{Config: config, Real: reals}, err == nil, err
+	}
+	return Server{}, false, nil
+}
+
+func (k *Kernel) reals(id ID) (map[netip.AddrPort]Real, error) {
+	answers, err := k.query(cmdGetDest, netlink.Dump, service(id))
+	if err != nil {
+		return nil, fmt.Errorf("ipvsadm -L %s: %w", id, err)
+	}
+	reals := make(map[netip.AddrPort]Real, len(answers))
+	for _, m := range answers {
+		addr, real, err := decodeDest(m.Data, id)
+		if err != nil {
+			return nil, fmt.Errorf("ipvsadm -L %s: %w", id, err)
+		}
+		reals[addr] = real
+	}
+	return reals, nil
+}
+
+// service is the attributes that name a virtual server.
+func service(id ID) *netlink.AttributeEncoder {
+	ae := netlink.NewAttributeEncoder()
+	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
+		encodeID(ae, id)
+		return nil
+	})
+	return ae
+}
+
+// query asks the kernel and returns its answers.
+func (k *Kernel) query(command uint8, flags netlink.HeaderFlags, ae *netlink.AttributeEncoder) ([]netlink.Message, error) {
+	if err := k.ready(); err != nil {
+		return nil, err
+	}
+	data, err := encodeMessage(command, ae)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return nil, err
+	}
+	answers, err := k.conn.Execute(request(k.family, flags, data))
+	if err != nil && !errors.Is(err, syscall.ESRCH) {
+		k.abandon()
+	}
+	return answers, err
+}
+
+// Apply implements Interface.
+func (k *Kernel) Apply(changes []Change) []error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	errs := make([]error, len(changes))
+	var b outgoing
+	for i, c := range changes {
+		data, err := encodeChecked(c)
+		if err != nil {
+			errs[i] = changeError(c, err)
+			continue
+		}
+		b.bodies, b.indexes = append(b.bodies, data), append(b.indexes, i)
+		if len(b.bodies) == batchSize {
+			k.send(b, changes, errs)
+			b = outgoing{}
+		}
+	}
+	k.send(b, changes, errs)
+	return errs
+}
+
+func encodeChecked(c Change) ([]byte, error) {
+	if err := check(c); err != nil {
+		return nil, err
+	}
+	return encodeChange(c)
+}
+
+// outgoing is a batch of changes: the bodies of their messages, and their
+// places in the caller's slice.
+type outgoing struct {
+	bodies  [][]byte
+	indexes []int
+}
+
+// send carries out one batch and files its errors.
+func (k *Kernel) send(b outgoing, changes []Change, errs []error) {
+	if len(b.bodies) == 0 {
+		return
+	}
+	errnos, err := k.exchange(b.bodies)
+	for n, i := range b.indexes {
+		switch {
+		case err != nil:
+			errs[i] = changeError(changes[i], err)
+		case errnos[n] != 0:
+			errs[i] = changeError(changes[i], errnos[n])
+		}
+	}
+}
+
+func (k *Kernel) exchange(bodies [][]byte) ([]syscall.Errno, error) {
+	if err := k.ready(); err != nil {
+		return nil, err
+	}
+	messages := make([]netlink.Message, len(bodies))
+	for i, body := range bodies {
+		messages[i] = request(k.family, 0, body)
+	}
+	errnos, err := exchange(k.conn, messages)
+	if err != nil {
+		k.abandon()
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+	return errnos, nil
+}

@@ -1,0 +1,297 @@
+package ipvs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// The generic netlink family and the parts of its messages that are in use
+// (include/uapi/linux/ip_vs.h).
+const (
+	familyName    = "IPVS"
+	familyVersion = 1
+
+	cmdNewService = 1
+	cmdSetService = 2
+	cmdDelService = 3
+	cmdGetService = 4
+	cmdNewDest    = 5
+	cmdSetDest    = 6
+	cmdDelDest    = 7
+	cmdGetDest    = 8
+
+	attrService = 1
+	attrDest    = 2
+
+	svcFamily    = 1
+	svcProtocol  = 2
+	svcAddr      = 3
+	svcPort      = 4
+	svcFWMark    = 5
+	svcScheduler = 6
+	svcFlags     = 7
+	svcTimeout   = 8
+	svcNetmask   = 9
+
+	destAddr      = 1
+	destPort      = 2
+	destMethod    = 3
+	destWeight    = 4
+	destUpper     = 5
+	destLower     = 6
+	destAddrClass = 11
+)
+
+// The flags of a virtual server (IP_VS_SVC_F_*). settableFlags are those that
+// its owner decides on: persistent, one packet, and the scheduler's three.
+const (
+	flagPersistent = 0x01
+	settableFlags  = 0x01 | 0x04 | 0x08 | 0x10 | 0x20
+)
+
+// forwardMask is the part of a connection's flags that is the Method
+// (IP_VS_CONN_F_FWD_MASK).
+const forwardMask = 0x07
+
+var commands = [...]uint8{
+	AddServer: cmdNewService, SetServer: cmdSetService, DeleteServer: cmdDelService,
+	AddReal: cmdNewDest, SetReal: cmdSetDest, DeleteReal: cmdDelDest,
+}
+
+// encodeChange is the body of the message for a change that check accepts.
+func encodeChange(c Change) ([]byte, error) {
+	ae := netlink.NewAttributeEncoder()
+	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
+		encodeID(ae, c.ID)
+		if c.Op == AddServer || c.Op == SetServer {
+			encodeConfig(ae, c.Config, c.ID.Addr.Addr())
+		}
+		return nil
+	})
+	if c.Op == AddReal || c.Op == SetReal || c.Op == DeleteReal {
+		ae.Nested(attrDest, func(ae *netlink.AttributeEncoder) error {
+			encodeReal(ae, c)
+			return nil
+		})
+	}
+	return encodeMessage(commands[c.Op], ae)
+}
+
+// encodeMessage puts the header of generic netlink before the attributes.
+func encodeMessage(command uint8, ae *netlink.AttributeEncoder) ([]byte, error) {
+	attrs, err := ae.Encode()
+	return append([]byte{command, familyVersion, 0, 0}, attrs...), err
+}
+
+func encodeID(ae *netlink.AttributeEncoder, id ID) {
+	ae.Uint16(svcFamily, addressFamily(id.Addr.Addr()))
+	ae.Uint16(svcProtocol, uint16(id.Protocol))
+	ae.Bytes(svcAddr, union(id.Addr.Addr()))
+	ae.Bytes(svcPort, binary.BigEndian.AppendUint16(nil, id.Addr.Port()))
+}
+
+func encodeConfig(ae *netlink.AttributeEncoder, c Config, addr netip.Addr) {
+	var flags uint32
+	if c.Persistence > 0 {
+		flags |= flagPersistent
+	}
+	ae.String(svcScheduler, c.Scheduler)
+	ae.Bytes(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), settableFlags))
+	ae.Uint32(svcTimeout, c.Persistence)
+	ae.Uint32(svcNetmask, hostMask(addr))
+}
+
+// hostMask makes each client address persistent on its own: a mask for IPv4,
+// the length of a prefix for IPv6.
+func hostMask(addr netip.Addr) uint32 {
+	if addr.Is4() {
+		return 0xffffffff
+	}
+	return 128
+}
+
+func encodeReal(ae *netlink.AttributeEncoder, c Change) {
+	ae.Bytes(destAddr, union(c.RealAddr.Addr()))
+	ae.Bytes(destPort, binary.BigEndian.AppendUint16(nil, c.RealAddr.Port()))
+	ae.Uint16(destAddrClass, addressFamily(c.RealAddr.Addr()))
+	if c.Op == DeleteReal {
+		return
+	}
+	ae.Uint32(destMethod, uint32(c.Real.Method))
+	ae.Uint32(destWeight, c.Real.Weight)
+	ae.Uint32(destUpper, 0)
+	ae.Uint32(destLower, 0)
+}
+
+func addressFamily(a netip.Addr) uint16 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// union is an address as the kernel's union nf_inet_addr.
+func union(a netip.Addr) []byte {
+	var u [16]byte
+	copy(u[:], a.AsSlice())
+	return u[:]
+}
+
+var errMalformed = errors.New("malformed answer of the kernel")
+
+// decodeUnion reads an address of a known family. The kernel may leave out the
+// part of the union that the family does not use.
+func decodeUnion(b []byte, family uint16) (netip.Addr, error) {
+	size := map[uint16]int{unix.AF_INET: 4, unix.AF_INET6: 16}[family]
+	if size == 0 || len(b) < size {
+		return netip.Addr{}, fmt.Errorf("%w: address of family %d in %d bytes", errMalformed, family, len(b))
+	}
+	addr, _ := netip.AddrFromSlice(b[:size])
+	return addr, nil
+}
+
+func decodePort(b []byte) (uint16, error) {
+	if len(b) != 2 {
+		return 0, fmt.Errorf("%w: port in %d bytes", errMalformed, len(b))
+	}
+	return binary.BigEndian.Uint16(b), nil
+}
+
+// attribute returns the content of the one attribute that a message has.
+func attribute(data []byte, kind uint16) ([]byte, error) {
+	const header = 4 // of generic netlink
+	if len(data) < header {
+		return nil, fmt.Errorf("%w: %d bytes", errMalformed, len(data))
+	}
+	ad, err := netlink.NewAttributeDecoder(data[header:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	for ad.Next() {
+		if ad.Type() == kind {
+			return ad.Bytes(), nil
+		}
+	}
+	return nil, fmt.Errorf("%w: attribute %d is missing", errMalformed, kind)
+}
+
+// decodeService reads a message of a dump of services. ok is false for a
+// service that is addressed by firewall mark, or in a way we don't know.
+func decodeService(data []byte) (id ID, config Config, ok bool, err error) {
+	body, err := attribute(data, attrService)
+	if err != nil {
+		return ID{}, Config{}, false, err
+	}
+	ad, err := netlink.NewAttributeDecoder(body)
+	if err != nil {
+		return ID{}, Config{}, false, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	var raw rawService
+	for ad.Next() {
+		raw.read(ad)
+	}
+	if err := ad.Err(); err != nil {
+		return ID{}, Config{}, false, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	return raw.parse()
+}
+
+type rawService struct {
+	family, protocol uint16
+	addr, port       []byte
+	byMark           bool
+	scheduler        string
+	flags            []byte
+	timeout          uint32
+}
+
+func (r *rawService) read(ad *netlink.AttributeDecoder) {
+	switch ad.Type() {
+	case svcFamily:
+		r.family = ad.Uint16()
+	case svcProtocol:
+		r.protocol = ad.Uint16()
+	case svcAddr:
+		r.addr = ad.Bytes()
+	case svcPort:
+		r.port = ad.Bytes()
+	case svcFWMark:
+		r.byMark = ad.Uint32() != 0
+	case svcScheduler:
+		r.scheduler = ad.String()
+	case svcFlags:
+		r.flags = ad.Bytes()
+	case svcTimeout:
+		r.timeout = ad.Uint32()
+	}
+}
+
+func (r *rawService) parse() (id ID, config Config, ok bool, err error) {
+	switch protocol := inet.Protocol(r.protocol); {
+	case r.byMark, r.protocol > 255, protocol != inet.TCP && protocol != inet.UDP && protocol != inet.SCTP:
+		return ID{}, Config{}, false, nil
+	}
+	addr, err := decodeUnion(r.addr, r.family)
+	if err != nil {
+		return ID{}, Config{}, false, err
+	}
+	port, err := decodePort(r.port)
+	if err != nil {
+		return ID{}, Config{}, false, err
+	}
+	if len(r.flags) < 4 {
+		return ID{}, Config{}, false, fmt.Errorf("%w: flags in %d bytes", errMalformed, len(r.flags))
+	}
+	config.Scheduler = r.scheduler
+	if binary.NativeEndian.Uint32(r.flags)&flagPersistent != 0 {
+		config.Persistence = r.timeout
+	}
+	return ID{Protocol: inet.Protocol(r.protocol), Addr: netip.AddrPortFrom(addr, port)}, config, true, nil
+}
+
+// decodeDest reads a message of a dump of a service's real servers.
+func decodeDest(data []byte, service ID) (netip.AddrPort, Real, error) {
+	body, err := attribute(data, attrDest)
+	if err != nil {
+		return netip.AddrPort{}, Real{}, err
+	}
+	ad, err := netlink.NewAttributeDecoder(body)
+	if err != nil {
+		return netip.AddrPort{}, Real{}, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	var (
+		real          Real
+		addrB, portB  []byte
+		addressFamily = addressFamily(service.Addr.Addr())
+	)
+	for ad.Next() {
+		switch ad.Type() {
+		case destAddr:
+			addrB = ad.Bytes()
+		case destPort:
+			portB = ad.Bytes()
+		case destMethod:
+			real.Method = Method(ad.Uint32() & forwardMask)
+		case destWeight:
+			real.Weight = ad.Uint32()
+		case destAddrClass:
+			addressFamily = ad.Uint16()
+		}
+	}
+	if err := ad.Err(); err != nil {
+		return netip.AddrPort{}, Real{}, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	addr, err := decodeUnion(addrB, addressFamily)
+	if err != nil {
+		return netip.AddrPort{}, Real{}, err
+	}
+	port, err := decodePort(portB)
+	return netip.AddrPortFrom(addr, port), real, err
+}
