@@ -109,12 +109,12 @@ func (l *Lab) Exec(ctx context.Context, node int, command []string, stdout, stde
 		return 0, fmt.Errorf("there is no node %d: the lab has node1 to %s", node, NodeName(s.Options.Nodes))
 	}
 	channel := l.channel(node)
-	pids := guest.Processes(channel)
-	if len(pids) == 0 {
+	leader, running := guest.Leader(channel)
+	if !running {
 		return 0, fmt.Errorf("%s is not running; the end of its console:\n%s", NodeName(node), tailOf(guest.ConsolePath(channel), 15))
 	}
 	alive := func() error {
-		if syscall.Kill(pids[0], 0) != nil {
+		if syscall.Kill(leader, 0) != nil {
 			return fmt.Errorf("%s ended while it ran the command", NodeName(node))
 		}
 		return nil

@@ -133,7 +133,7 @@ func (l *Lab) running(s *state) (up, down []string) {
 		}
 	}
 	for i := 1; i <= s.Options.Nodes; i++ {
-		if len(guest.Processes(l.channel(i))) > 0 {
+		if _, alive := guest.Leader(l.channel(i)); alive {
 			up = append(up, NodeName(i))
 		} else {
 			down = append(down, NodeName(i))

@@ -109,7 +109,7 @@ func runRequest(path string) (int, error) {
 
 // killOnRequest ends the command's process group when the host asks.
 func killOnRequest(path string, pid int, ended <-chan struct{}) {
-	tick := time.NewTicker(10 * pollEvery)
+	tick := time.NewTicker(5 * pollEvery)
 	defer tick.Stop()
 	for {
 		select {

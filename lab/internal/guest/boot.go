@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kube-router/kube-router/lab/internal/process"
 )
 
@@ -71,6 +73,17 @@ func Kill(channel string) { process.KillWithArgument(directoryArgument(channel))
 
 // Processes lists the host processes of the guest with this channel.
 func Processes(channel string) []int { return process.WithArgument(directoryArgument(channel)) }
+
+// Leader is the guest's first host process; without it the guest is dead,
+// whatever helpers remain of it.
+func Leader(channel string) (pid int, alive bool) {
+	for _, pid := range Processes(channel) {
+		if sid, err := unix.Getsid(pid); err == nil && sid == pid {
+			return pid, true
+		}
+	}
+	return 0, false
+}
 
 // Failure returns what a guest reported about its own failure: the error its
 // init or a service left, else nil.

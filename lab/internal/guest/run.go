@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// killTime is how long a guest may take to kill a command.
+const killTime = 2 * time.Second
+
 // Run asks the guest behind the channel directory to run a command, copies
 // its output as it comes and returns its exit status. alive reports why the
 // guest can no longer answer, nil while it can.
@@ -29,6 +32,7 @@ func Run(ctx context.Context, channel string, req Request, stdout, stderr io.Wri
 	defer errOut.close()
 	tick := time.NewTicker(pollEvery / 2)
 	defer tick.Stop()
+	interrupted, giveUp := ctx.Done(), (<-chan time.Time)(nil)
 	for {
 		// The status is looked for before the output is read: once it is
 		// there, all output is.
@@ -38,6 +42,8 @@ func Run(ctx context.Context, channel string, req Request, stdout, stderr io.Wri
 			return 0, e
 		}
 		switch {
+		case err == nil && giveUp != nil:
+			return 0, context.Cause(ctx)
 		case err == nil && res.Error != "":
 			return 0, fmt.Errorf("run %s: %s", req.Command[0], res.Error)
 		case err == nil:
@@ -49,8 +55,12 @@ func Run(ctx context.Context, channel string, req Request, stdout, stderr io.Wri
 			return 0, err
 		}
 		select {
-		case <-ctx.Done():
+		case <-interrupted:
+			// The guest kills the command and answers: only then may the
+			// request's files go.
 			_ = os.WriteFile(path+suffixKill, nil, 0o600)
+			interrupted, giveUp = nil, time.After(killTime)
+		case <-giveUp:
 			return 0, context.Cause(ctx)
 		case <-tick.C:
 		}
