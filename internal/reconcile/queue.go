@@ -5,7 +5,7 @@ package reconcile
 
 import (
 	"context"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,8 +31,8 @@ type item struct {
 	since    time.Time // when the key first became dirty
 	queued   bool      // in order
 	taken    bool      // handed out by Take and not settled yet
-	again    bool      // marked while taken
-	attempts int
+	again    time.Time // when it was first marked while taken, else zero
+	attempts int       // since the last success
 	err      error
 	timer    *time.Timer
 }
@@ -61,11 +61,12 @@ func (q *Queue[K]) Mark(keys ...K) {
 			it = &item{since: time.Now()}
 			q.items[key] = it
 		}
-		if it.taken {
-			it.again = true
-			continue
+		switch {
+		case !it.taken:
+			q.enqueue(key, it)
+		case it.again.IsZero():
+			it.again = time.Now()
 		}
-		q.enqueue(key, it)
 	}
 }
 
@@ -87,18 +88,19 @@ func (q *Queue[K]) enqueue(key K, it *item) {
 }
 
 // Take waits until a key is due and returns all that are, oldest first. Each
-// must be settled with Settle. It returns nil when ctx ends.
+// must be settled with Settle. It returns nil once ctx ended, even where keys
+// are due.
 func (q *Queue[K]) Take(ctx context.Context) []K {
-	for {
+	for ctx.Err() == nil {
 		if keys := q.takeDue(); keys != nil {
 			return keys
 		}
 		select {
 		case <-q.changed:
 		case <-ctx.Done():
-			return nil
 		}
 	}
+	return nil
 }
 
 func (q *Queue[K]) takeDue() []K {
@@ -124,24 +126,36 @@ func (q *Queue[K]) Settle(key K, err error) {
 		return
 	}
 	it.taken, it.err = false, err
+	if err == nil {
+		it.attempts = 0
+	}
 	switch {
-	case it.again:
-		it.again = false
+	case !it.again.IsZero():
+		if err == nil {
+			it.since = it.again
+		}
+		it.again = time.Time{}
 		q.enqueue(key, it)
 	case err == nil:
 		delete(q.items, key)
 	default:
-		it.timer = time.AfterFunc(retryDelay(it.attempts), func() { q.retry(key, it) })
+		q.retryLater(key, it)
 	}
 }
 
-// retry makes a failed key due again, unless it was marked or settled since.
-func (q *Queue[K]) retry(key K, it *item) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.items[key] == it && it.timer != nil {
-		q.enqueue(key, it)
-	}
+// retryLater makes a failed key due after a delay, unless it became due
+// before. The caller holds the lock.
+func (q *Queue[K]) retryLater(key K, it *item) {
+	var timer *time.Timer
+	timer = time.AfterFunc(retryDelay(it.attempts), func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		// A timer that was stopped too late is no longer the item's.
+		if it.timer == timer {
+			q.enqueue(key, it)
+		}
+	})
+	it.timer = timer
 }
 
 func retryDelay(attempts int) time.Duration {
@@ -162,6 +176,6 @@ func (q *Queue[K]) Pending() []Pending[K] {
 	for key, it := range q.items {
 		pending = append(pending, Pending[K]{Key: key, Since: it.since, Attempts: it.attempts, Err: it.err})
 	}
-	sort.Slice(pending, func(i, j int) bool { return pending[i].Since.Before(pending[j].Since) })
+	slices.SortFunc(pending, func(a, b Pending[K]) int { return a.Since.Compare(b.Since) })
 	return pending
 }
