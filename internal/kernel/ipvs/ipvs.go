@@ -130,5 +130,8 @@ func (c Config) String() string {
 // String is the options of ipvsadm -Sn: "-m -w 1".
 func (r Real) String() string {
 	flag := map[Method]string{Masquerade: "-m", Tunnel: "-i", Route: "-g"}[r.Method]
+	if r.Method == Tunnel {
+		return fmt.Sprintf("%s -w %d --tun-type ipip", flag, r.Weight)
+	}
 	return fmt.Sprintf("%s -w %d", flag, r.Weight)
 }

@@ -71,7 +71,7 @@ func TestLocalRealServer(t *testing.T) {
 func TestLostSocket(t *testing.T) {
 	s := fresh(t)
 	k := s.Interface.(*Kernel)
-	k.conn.Close()
+	k.socket.conn.Close()
 	if err := k.Apply([]Change{addServer(tcp("10.96.0.20:80"), rr)})[0]; err == nil {
 		t.Error("a change on a closed socket succeeded")
 	}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -19,8 +18,7 @@ import (
 // concurrent use.
 type Kernel struct {
 	mu     sync.Mutex
-	conn   *netlink.Conn // nil after its answers got lost
-	family uint16
+	socket *socket // nil after answers got lost
 }
 
 var _ Interface = (*Kernel)(nil)
@@ -54,7 +52,7 @@ func opened(k *Kernel, err error) (*Kernel, error) {
 
 // dial opens the socket and finds the number of IPVS's family.
 func (k *Kernel) dial() error {
-	conn, err := netlink.Dial(genetlink.Protocol, &netlink.Config{MessageBufferSize: dumpSize})
+	conn, err := netlink.Dial(genetlink.Protocol, nil)
 	if err != nil {
 		return err
 	}
@@ -63,11 +61,16 @@ func (k *Kernel) dial() error {
 		conn.Close()
 		return err
 	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return err
+	}
 	// Both only save memory of the socket: answers without the request in
-	// them, and room for more than batchSize ensures.
+	// them, and room for more of them than batchSize asks for.
 	_ = conn.SetOption(netlink.CapAcknowledge, true)
 	_ = conn.SetReadBuffer(1 << 20)
-	k.conn, k.family = conn, family.ID
+	k.socket = &socket{conn: conn, raw: raw, family: family.ID, buffer: make([]byte, datagramSize)}
 	return nil
 }
 
@@ -75,17 +78,17 @@ func (k *Kernel) dial() error {
 func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.conn == nil {
+	if k.socket == nil {
 		return nil
 	}
-	err := k.conn.Close()
-	k.conn = nil
+	err := k.socket.conn.Close()
+	k.socket = nil
 	return err
 }
 
 // ready dials again after the socket had to be given up.
 func (k *Kernel) ready() error {
-	if k.conn != nil {
+	if k.socket != nil {
 		return nil
 	}
 	return k.dial()
@@ -93,73 +96,63 @@ func (k *Kernel) ready() error {
 
 // abandon gives up a socket that may still hold answers to what was asked.
 func (k *Kernel) abandon() {
-	if k.conn != nil {
-		k.conn.Close()
-		k.conn = nil
-	}
+	k.socket.conn.Close()
+	k.socket = nil
 }
 
 // List implements Interface.
 func (k *Kernel) List() (map[ID]Server, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ae := netlink.NewAttributeEncoder()
-	answers, err := k.query(cmdGetService, netlink.Dump, ae)
+	servers := map[ID]Server{}
+	err := k.query(cmdGetService, netlink.Dump, netlink.NewAttributeEncoder(), func(body []byte) error {
+		id, config, ok, err := decodeService(body)
+		if ok {
+			servers[id] = Server{Config: config}
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("ipvsadm -L: %w", err)
 	}
-	servers := make(map[ID]Server, len(answers))
-	for _, m := range answers {
-		id, config, ok, err := decodeService(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("ipvsadm -L: %w", err)
-		}
-		if !ok {
-			continue
-		}
-		reals, err := k.reals(id)
-		if err != nil {
+	for id, server := range servers {
+		if server.Real, err = k.reals(id); err != nil {
 			return nil, err
 		}
-		servers[id] = Server{Config: config, Real: reals}
+		servers[id] = server
 	}
 	return servers, nil
 }
 
 // Get implements Interface.
-func (k *Kernel) Get(id ID) (Server, bool, error) {
+func (k *Kernel) Get(id ID) (server Server, ok bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	answers, err := k.query(cmdGetService, 0, service(id))
+	err = k.query(cmdGetService, 0, service(id), func(body []byte) error {
+		_, server.Config, ok, err = decodeService(body)
+		return err
+	})
 	if errors.Is(err, syscall.ESRCH) {
 		return Server{}, false, nil
 	}
 	if err != nil {
 		return Server{}, false, fmt.Errorf("ipvsadm -L %s: %w", id, err)
 	}
-	for _, m := range answers {
-		_, config, ok, err := decodeService(m.Data)
-		if err != nil || !ok {
-			return Server{}, false, err
-		}
-		reals, err := k.reals(id)
-		return Server{Config: config, Real: reals}, err == nil, err
-	}
-	return Server{}, false, nil
+	server.Real, err = k.reals(id)
+	return server, ok && err == nil, err
 }
 
 func (k *Kernel) reals(id ID) (map[netip.AddrPort]Real, error) {
-	answers, err := k.query(cmdGetDest, netlink.Dump, service(id))
+	reals := map[netip.AddrPort]Real{}
+	err := k.query(cmdGetDest, netlink.Dump, service(id), func(body []byte) error {
+		addr, real, err := decodeDest(body, id)
+		if err == nil {
+			reals[addr] = real
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("ipvsadm -L %s: %w", id, err)
-	}
-	reals := make(map[netip.AddrPort]Real, len(answers))
-	for _, m := range answers {
-		addr, real, err := decodeDest(m.Data, id)
-		if err != nil {
-			return nil, fmt.Errorf("ipvsadm -L %s: %w", id, err)
-		}
-		reals[addr] = real
 	}
 	return reals, nil
 }
@@ -174,23 +167,20 @@ func service(id ID) *netlink.AttributeEncoder {
 	return ae
 }
 
-// query asks the kernel and returns its answers.
-func (k *Kernel) query(command uint8, flags netlink.HeaderFlags, ae *netlink.AttributeEncoder) ([]netlink.Message, error) {
+// query asks the kernel and calls fn for each message of its answer.
+func (k *Kernel) query(command uint8, flags netlink.HeaderFlags, ae *netlink.AttributeEncoder, fn func([]byte) error) error {
 	if err := k.ready(); err != nil {
-		return nil, err
+		return err
 	}
-	data, err := encodeMessage(command, ae)
+	body, err := encodeMessage(command, ae)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := k.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return nil, err
-	}
-	answers, err := k.conn.Execute(request(k.family, flags, data))
-	if err != nil && !errors.Is(err, syscall.ESRCH) {
+	err = k.socket.query(flags, body, fn)
+	if refused := (*refusal)(nil); err != nil && !errors.As(err, &refused) {
 		k.abandon()
 	}
-	return answers, err
+	return err
 }
 
 // Apply implements Interface.
@@ -249,11 +239,7 @@ func (k *Kernel) exchange(bodies [][]byte) ([]syscall.Errno, error) {
 	if err := k.ready(); err != nil {
 		return nil, err
 	}
-	messages := make([]netlink.Message, len(bodies))
-	for i, body := range bodies {
-		messages[i] = request(k.family, 0, body)
-	}
-	errnos, err := exchange(k.conn, messages)
+	errnos, err := k.socket.exchange(bodies)
 	if err != nil {
 		k.abandon()
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)

@@ -15,49 +15,61 @@ const (
 	// batchSize bounds how many answers can be under way: each takes about
 	// 1 kB of the socket's receive buffer, which is 208 kB by default.
 	batchSize = 128
-	// answerTimeout is a safeguard. The kernel carries changes out within the
-	// call that sends them, so that answers are there when it returns.
+	// answerTimeout is a safeguard. The kernel carries requests out within the
+	// call that sends them, so that the answer is there when it returns.
 	answerTimeout = 10 * time.Second
-	// dumpSize is the most that the kernel puts into one datagram of a dump.
-	dumpSize = 32 << 10
-	// ackSize is more than an answer with the request in it.
-	ackSize = 4 << 10
+	// datagramSize is the most that the kernel puts into one datagram.
+	datagramSize = 32 << 10
 )
 
-// request is a message to the kernel, without its sequence number.
-func request(family uint16, flags netlink.HeaderFlags, data []byte) netlink.Message {
+// socket is a netlink socket for one generic netlink family. An error of its
+// methods that is not a *refusal means that answers were lost: it must not be
+// used again.
+type socket struct {
+	conn   *netlink.Conn
+	raw    syscall.RawConn
+	family uint16
+	buffer []byte
+}
+
+// refusal is the kernel's answer that it did not do what was asked.
+type refusal struct{ errno syscall.Errno }
+
+func (r *refusal) Error() string { return r.errno.Error() }
+func (r *refusal) Unwrap() error { return r.errno }
+
+// request is a message to the family, without its sequence number.
+func (s *socket) request(flags netlink.HeaderFlags, data []byte) netlink.Message {
 	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(family), Flags: netlink.Request | flags},
+		Header: netlink.Header{Type: netlink.HeaderType(s.family), Flags: netlink.Request | flags},
 		Data:   data,
 	}
 }
 
 // exchange sends the messages in one call and returns the kernel's error for
 // each. Only the last asks for an acknowledgement: the kernel answers in
-// order, and always answers what it refuses. An err means that answers were
-// lost; the socket must not be used again.
-func exchange(conn *netlink.Conn, messages []netlink.Message) (errnos []syscall.Errno, err error) {
-	messages[len(messages)-1].Header.Flags |= netlink.Acknowledge
-	if err := conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return nil, err
+// order, and always answers what it refuses.
+func (s *socket) exchange(bodies [][]byte) ([]syscall.Errno, error) {
+	messages := make([]netlink.Message, len(bodies))
+	for i, body := range bodies {
+		messages[i] = s.request(0, body)
 	}
-	sent, err := conn.SendMessages(messages)
+	messages[len(messages)-1].Header.Flags |= netlink.Acknowledge
+	sent, err := s.conn.SendMessages(messages)
 	if err != nil {
 		return nil, err
 	}
-	errnos = make([]syscall.Errno, len(sent))
+	errnos := make([]syscall.Errno, len(sent))
 	first := sent[0].Header.Sequence
-	buffer := make([]byte, ackSize)
 	for done := false; !done; {
-		n, err := receive(conn, buffer)
-		if err != nil {
-			return nil, err
-		}
-		err = decodeAcks(buffer[:n], func(sequence uint32, errno syscall.Errno) {
-			if i := sequence - first; i < uint32(len(errnos)) {
-				errnos[i] = errno
-				done = done || i == uint32(len(errnos)-1)
+		err := s.receive(func(a answer) error {
+			i := a.sequence - first
+			if a.kind != unix.NLMSG_ERROR || i >= uint32(len(errnos)) {
+				return nil
 			}
+			errnos[i], err = a.errno()
+			done = done || i == uint32(len(errnos)-1)
+			return err
 		})
 		if err != nil {
 			return nil, err
@@ -66,45 +78,112 @@ func exchange(conn *netlink.Conn, messages []netlink.Message) (errnos []syscall.
 	return errnos, nil
 }
 
-// receive reads one datagram as it is: netlink.Conn's Receive would turn an
-// error message into an error and lose which message it belongs to.
-func receive(conn *netlink.Conn, buffer []byte) (n int, err error) {
-	raw, err := conn.SyscallConn()
+// query sends one request and calls fn with the body of each message that
+// answers it.
+func (s *socket) query(flags netlink.HeaderFlags, body []byte, fn func(body []byte) error) error {
+	sent, err := s.conn.Send(s.request(flags, body))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	waitErr := raw.Read(func(fd uintptr) bool {
+	var refused error
+	for done := false; !done; {
+		err := s.receive(func(a answer) error {
+			if a.sequence != sent.Header.Sequence {
+				return nil
+			}
+			switch a.kind {
+			case unix.NLMSG_DONE:
+				done = true
+				return nil
+			case unix.NLMSG_ERROR:
+				done = true
+				errno, err := a.errno()
+				if errno != 0 {
+					refused = &refusal{errno}
+				}
+				return err
+			}
+			done = a.flags&unix.NLM_F_MULTI == 0
+			return fn(a.body)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return refused
+}
+
+// receive reads one datagram and calls fn for each message in it. (Conn's own
+// Receive would turn an error message into an error and lose which request it
+// answers.)
+func (s *socket) receive(fn func(answer) error) error {
+	n, err := s.read(false)
+	if errors.Is(err, unix.EAGAIN) {
+		n, err = s.read(true)
+	}
+	if err != nil {
+		return err
+	}
+	return decodeAnswers(s.buffer[:n], fn)
+}
+
+// read reads one datagram; wait says whether to wait for it.
+func (s *socket) read(wait bool) (n int, err error) {
+	if wait {
+		if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			return 0, err
+		}
+		defer s.conn.SetReadDeadline(time.Time{})
+	}
+	waitErr := s.raw.Read(func(fd uintptr) bool {
 		for {
-			n, _, err = unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
+			n, _, err = unix.Recvfrom(int(fd), s.buffer, unix.MSG_DONTWAIT)
 			if !errors.Is(err, unix.EINTR) {
-				return !errors.Is(err, unix.EAGAIN)
+				return !wait || !errors.Is(err, unix.EAGAIN)
 			}
 		}
 	})
 	return n, errors.Join(err, waitErr)
 }
 
-// decodeAcks calls fn for each NLMSG_ERROR in a datagram: a header of 16 bytes
-// with length, type and sequence number, then the negative errno, 0 for an
-// acknowledgement.
-func decodeAcks(b []byte, fn func(sequence uint32, errno syscall.Errno)) error {
+// answer is a message of the kernel (struct nlmsghdr and what follows).
+type answer struct {
+	kind     uint16
+	flags    uint16
+	sequence uint32
+	body     []byte
+}
+
+// errno is the content of an NLMSG_ERROR: 0 is an acknowledgement.
+func (a answer) errno() (syscall.Errno, error) {
+	if len(a.body) < 4 {
+		return 0, fmt.Errorf("%w: error message of %d bytes", errMalformed, len(a.body))
+	}
+	return syscall.Errno(-int32(binary.NativeEndian.Uint32(a.body))), nil
+}
+
+// decodeAnswers calls fn for each message in a datagram. A body is valid only
+// until fn returns.
+func decodeAnswers(b []byte, fn func(answer) error) error {
 	const header = unix.SizeofNlMsghdr
 	for len(b) > 0 {
 		if len(b) < header {
 			return fmt.Errorf("%w: %d bytes of a header", errMalformed, len(b))
 		}
-		length := int(binary.NativeEndian.Uint32(b))
-		if length < header || length > len(b) {
+		length := binary.NativeEndian.Uint32(b)
+		if length < header || length > uint32(len(b)) {
 			return fmt.Errorf("%w: message of %d bytes in %d", errMalformed, length, len(b))
 		}
-		if binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR {
-			if length < header+4 {
-				return fmt.Errorf("%w: error message of %d bytes", errMalformed, length)
-			}
-			errno := -int32(binary.NativeEndian.Uint32(b[header:]))
-			fn(binary.NativeEndian.Uint32(b[8:]), syscall.Errno(errno))
+		err := fn(answer{
+			kind:     binary.NativeEndian.Uint16(b[4:]),
+			flags:    binary.NativeEndian.Uint16(b[6:]),
+			sequence: binary.NativeEndian.Uint32(b[8:]),
+			body:     b[header:length],
+		})
+		if err != nil {
+			return err
 		}
-		b = b[min(len(b), (length+3)&^3):]
+		b = b[min(len(b), int(length+3)&^3):]
 	}
 	return nil
 }
