@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 )
@@ -12,8 +13,10 @@ import (
 type Change[T any] struct{ Old, New *T }
 
 // Feed holds the present objects of one kind and hands every change to its
-// subscribers, in order. A Feed that nobody subscribed to is not Wanted: the
-// watch behind it is never opened.
+// subscribers, in order. An object that equals the present one is no change:
+// most updates of the API (a node's heartbeat, a pod's conditions) touch
+// nothing that the model keeps. A Feed that nobody subscribed to is not
+// Wanted: the watch behind it is never opened.
 type Feed[T any] struct {
 	mu          sync.Mutex
 	objects     map[Key]*T
@@ -56,7 +59,8 @@ func (f *Feed[T]) Delete(key Key) {
 }
 
 // Replace publishes the differences between the present objects and all, and
-// marks the Feed synced: all is the whole truth.
+// marks the Feed synced: all is the whole truth. What is gone is published
+// before what is new, so that an address can move from one to the other.
 func (f *Feed[T]) Replace(all map[Key]*T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,6 +77,9 @@ func (f *Feed[T]) Replace(all map[Key]*T) {
 
 func (f *Feed[T]) set(key Key, object *T) {
 	old := f.objects[key]
+	if old != nil && reflect.DeepEqual(old, object) {
+		return
+	}
 	f.objects[key] = object
 	f.publish(Change[T]{Old: old, New: object})
 }
