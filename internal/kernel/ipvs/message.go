@@ -40,13 +40,13 @@ const (
 	svcTimeout   = 8
 	svcNetmask   = 9
 
-	destAddr      = 1
-	destPort      = 2
-	destMethod    = 3
-	destWeight    = 4
-	destUpper     = 5
-	destLower     = 6
-	destAddrClass = 11
+	destAddr   = 1
+	destPort   = 2
+	destMethod = 3
+	destWeight = 4
+	destUpper  = 5
+	destLower  = 6
+	destFamily = 11
 )
 
 // The flags of a virtual server (IP_VS_SVC_F_*). settableFlags are those that
@@ -120,7 +120,7 @@ func hostMask(addr netip.Addr) uint32 {
 func encodeReal(ae *netlink.AttributeEncoder, c Change) {
 	ae.Bytes(destAddr, union(c.RealAddr.Addr()))
 	ae.Bytes(destPort, binary.BigEndian.AppendUint16(nil, c.RealAddr.Port()))
-	ae.Uint16(destAddrClass, addressFamily(c.RealAddr.Addr()))
+	ae.Uint16(destFamily, addressFamily(c.RealAddr.Addr()))
 	if c.Op == DeleteReal {
 		return
 	}
@@ -281,7 +281,7 @@ func decodeDest(data []byte, service ID) (netip.AddrPort, Real, error) {
 			real.Method = Method(ad.Uint32() & forwardMask)
 		case destWeight:
 			real.Weight = ad.Uint32()
-		case destAddrClass:
+		case destFamily:
 			addressFamily = ad.Uint16()
 		}
 	}

@@ -1,0 +1,108 @@
+package ipvs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// captured is an answer that Linux 6.1 gave, which is also a seed of the fuzz
+// test.
+func captured(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "fuzz", "FuzzAnswers", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, literal, _ := strings.Cut(string(text), "[]byte(")
+	value, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(literal), ")"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(value)
+}
+
+func TestDecodeServices(t *testing.T) {
+	servers := map[ID]Server{}
+	marks := 0
+	err := decodeAnswers(captured(t, "services"), func(a answer) error {
+		id, config, ok, err := decodeService(a.body)
+		if ok {
+			servers[id] = Server{Config: config}
+		} else {
+			marks++
+		}
+		return err
+	})
+	want := "-A -t 10.96.0.20:80 -s rr -p 10800\n-A -t [fd00:96::1]:443 -s rr\n"
+	if got := Text(servers); err != nil || got != want {
+		t.Errorf("%v:\n%swant:\n%s", err, got, want)
+	}
+	if marks != 1 {
+		t.Errorf("%d services were left out, want the one with a firewall mark", marks)
+	}
+}
+
+func TestDecodeReals(t *testing.T) {
+	for name, test := range map[string]struct {
+		id   ID
+		want []string
+	}{
+		"reals-ipv4": {tcp("10.96.0.20:80"), []string{"10.244.2.7:8080 -m -w 3", "10.244.1.5:8080 -m -w 1"}},
+		"reals-ipv6": {tcp("[fd00:96::1]:443"), []string{"[fd00:244::5]:6443 -m -w 1"}},
+	} {
+		var got []string
+		err := decodeAnswers(captured(t, name), func(a answer) error {
+			addr, real, err := decodeDest(a.body, test.id)
+			got = append(got, addr.String()+" "+real.String())
+			return err
+		})
+		if err != nil || strings.Join(got, "\n") != strings.Join(test.want, "\n") {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, test.want)
+		}
+	}
+}
+
+func TestDecodeRefusal(t *testing.T) {
+	err := decodeAnswers(captured(t, "refusal"), func(a answer) error {
+		errno, err := a.errno()
+		return errors.Join(errno, err)
+	})
+	if !errors.Is(err, syscall.EEXIST) {
+		t.Errorf("%v, want EEXIST", err)
+	}
+}
+
+// Every prefix of an answer is an error or a smaller answer, never a crash,
+// and what the decoder accepts the encoder writes back as it was.
+func FuzzAnswers(f *testing.F) {
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, datagram []byte) {
+		decodeAnswers(datagram, func(a answer) error {
+			a.errno()
+			id, config, ok, err := decodeService(a.body)
+			if err == nil && ok {
+				roundTrip(t, addServer(id, config))
+				decodeDest(a.body, id)
+			}
+			decodeDest(a.body, tcp("10.96.0.1:80"))
+			decodeDest(a.body, tcp("[fd00::1]:80"))
+			return nil
+		})
+	})
+}
+
+func roundTrip(t *testing.T, c Change) {
+	body, err := encodeChecked(c)
+	if err != nil {
+		return // a foreign service that we would not make
+	}
+	id, config, ok, err := decodeService(body)
+	if err != nil || !ok || id != c.ID || config != c.Config {
+		t.Errorf("%s came back as %s %s, %v, %v", c, id, config, ok, err)
+	}
+}
