@@ -82,10 +82,9 @@ func (s Spec) normalize(e Entry) (Entry, error) {
 }
 
 func (s Spec) checkPortAndSecond(e Entry) string {
-	port := e.Protocol == inet.TCP || e.Protocol == inet.UDP || e.Protocol == inet.SCTP
 	switch {
-	case s.Type.hasPort() && !port:
-		return "the protocol is not one of tcp, udp, sctp"
+	case s.Type.hasPort() && e.Protocol == 0:
+		return "no protocol"
 	case !s.Type.hasPort() && (e.Protocol != 0 || e.Port != 0):
 		return "the set holds no ports"
 	case s.Type == HashIPPortIP && (!e.Second.IsValid() || inet.FamilyOf(e.Second) != s.Family):

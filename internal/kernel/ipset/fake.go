@@ -82,7 +82,7 @@ func (f *Fake) apply(c Change, inUse map[string]bool) error {
 		return f.create(c)
 	}
 	set, ok := f.sets[c.Name]
-	if !ok {
+	if !ok && c.Op != Destroy {
 		return ErrNotExist
 	}
 	switch c.Op {

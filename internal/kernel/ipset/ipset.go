@@ -106,7 +106,8 @@ type Interface interface {
 	// their entries.
 	List(prefixes ...string) (map[string]Set, error)
 	// Apply carries the changes out in order, many a message, and returns one
-	// error a change, nil where it took effect. Adding an entry that is there
-	// and deleting one that is not are no errors.
+	// error a change, nil where it took effect. Adding an entry that is there,
+	// deleting one that is not, creating a set that is there with the same
+	// Spec and destroying one that is not are no errors.
 	Apply(changes []Change) []error
 }

@@ -156,8 +156,6 @@ func firstOf(errs []error) error {
 	return first
 }
 
-// apply hands changes to the driver. That a set to destroy is gone already is
-// no error.
 func (s *Sets) apply(changes []Change) []error {
 	if len(changes) == 0 {
 		return nil
@@ -165,11 +163,8 @@ func (s *Sets) apply(changes []Change) []error {
 	errs := s.driver.Apply(changes)
 	s.counters.Applies++
 	s.counters.Changes += uint64(len(changes))
-	for i, err := range errs {
-		if changes[i].Op == Destroy && errors.Is(err, ErrNotExist) {
-			errs[i] = nil
-		}
-		if errs[i] != nil {
+	for _, err := range errs {
+		if err != nil {
 			s.counters.Failed++
 		}
 	}

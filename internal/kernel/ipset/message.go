@@ -1,0 +1,178 @@
+package ipset
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// Commands, attributes and flags of include/uapi/linux/netfilter/ipset/ip_set.h.
+const (
+	protocolVersion = 6
+
+	cmdProtocol = 1
+	cmdCreate   = 2
+	cmdDestroy  = 3
+	cmdSwap     = 6
+	cmdList     = 7
+	cmdAdd      = 9
+	cmdDel      = 10
+	cmdHeader   = 12
+
+	attrProtocol    = 1
+	attrSetName     = 2
+	attrTypeName    = 3
+	attrSetName2    = 3
+	attrRevision    = 4
+	attrFamily      = 5
+	attrFlags       = 6
+	attrData        = 7
+	attrADT         = 8
+	attrLineNo      = 9
+	attrProtocolMin = 10
+
+	// Inside of attrData.
+	attrIP      = 1
+	attrCIDR    = 3
+	attrPort    = 4
+	attrProto   = 7
+	attrFlagsAD = 8
+	attrMaxElem = 19
+	attrIP2     = 20
+
+	// Inside of attrIP and attrIP2.
+	attrIPv4 = 1
+	attrIPv6 = 2
+
+	flagListSetName = 1 << 1
+	flagListHeader  = 1 << 2
+	flagNoMatch     = 1 << 2
+
+	// nla_type's flags (include/uapi/linux/netlink.h).
+	nested       = 1 << 15
+	netByteOrder = 1 << 14
+	typeMask     = 1<<14 - 1
+
+	afINET  = 2
+	afINET6 = 10
+)
+
+// revisions are those in which the types learned nothing more that is used
+// here; Linux 3.18 and later have them. The tool ipset prints an entry as the
+// revision tells it, so they must not be older than "nomatch" is.
+var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortIP: 5}
+
+// encoder appends netlink attributes. Numbers of ipset are big-endian, and
+// marked as such.
+type encoder struct{ b []byte }
+
+func (e *encoder) put(typ uint16, data ...byte) {
+	e.b = binary.NativeEndian.AppendUint16(e.b, uint16(4+len(data)))
+	e.b = binary.NativeEndian.AppendUint16(e.b, typ)
+	e.b = append(e.b, data...)
+	e.pad()
+}
+
+func (e *encoder) pad() {
+	for len(e.b)%4 != 0 {
+		e.b = append(e.b, 0)
+	}
+}
+
+func (e *encoder) putString(typ uint16, s string) { e.put(typ, append([]byte(s), 0)...) }
+
+func (e *encoder) put16(typ, v uint16) {
+	e.put(typ|netByteOrder, binary.BigEndian.AppendUint16(nil, v)...)
+}
+
+func (e *encoder) put32(typ uint16, v uint32) {
+	e.put(typ|netByteOrder, binary.BigEndian.AppendUint32(nil, v)...)
+}
+
+func (e *encoder) nest(typ uint16, inside func()) {
+	start := len(e.b)
+	e.put(typ | nested)
+	inside()
+	binary.NativeEndian.PutUint16(e.b[start:], uint16(len(e.b)-start))
+}
+
+func (e *encoder) putAddr(typ uint16, a netip.Addr) {
+	e.nest(typ, func() {
+		if a.Is4() {
+			e.put(attrIPv4|netByteOrder, a.AsSlice()...)
+		} else {
+			e.put(attrIPv6|netByteOrder, a.AsSlice()...)
+		}
+	})
+}
+
+// header begins a request: nfgenmsg (family, version, resource id), then what
+// every command has.
+func header(name string) *encoder {
+	e := &encoder{b: []byte{afINET, 0, 0, 0}}
+	e.put(attrProtocol, protocolVersion)
+	if name != "" {
+		e.putString(attrSetName, name)
+	}
+	return e
+}
+
+func familyNumber(f inet.Family) byte {
+	if f == inet.IPv4 {
+		return afINET
+	}
+	return afINET6
+}
+
+// encode is the payload of the message of a single change, Add and Delete
+// aside.
+func (c Change) encode() (command uint16, payload []byte) {
+	e := header(c.Name)
+	switch c.Op {
+	case Create:
+		e.putString(attrTypeName, string(c.Spec.Type))
+		e.put(attrRevision, revisions[c.Spec.Type])
+		e.put(attrFamily, familyNumber(c.Spec.Family))
+		e.nest(attrData, func() { e.put32(attrMaxElem, c.Spec.withDefaults().MaxElem) })
+		return cmdCreate, e.b
+	case Destroy:
+		return cmdDestroy, e.b
+	default:
+		e.putString(attrSetName2, c.Other)
+		return cmdSwap, e.b
+	}
+}
+
+// entryBytes is at least what one entry takes in a message.
+const entryBytes = 96
+
+// encodeEntries is the payload that adds or deletes entries of one set.
+// attrLineNo must be there for several of them to be taken (IPSET_ATTR_ADT).
+func encodeEntries(name string, entries []Entry) []byte {
+	e := header(name)
+	e.put32(attrLineNo, 0)
+	e.nest(attrADT, func() {
+		for _, entry := range entries {
+			e.nest(attrData, func() { e.putEntry(entry) })
+		}
+	})
+	return e.b
+}
+
+func (e *encoder) putEntry(entry Entry) {
+	e.putAddr(attrIP, entry.Prefix.Addr())
+	if !entry.Prefix.IsSingleIP() {
+		e.put(attrCIDR, byte(entry.Prefix.Bits()))
+	}
+	if entry.Protocol != 0 {
+		e.put16(attrPort, entry.Port)
+		e.put(attrProto, byte(entry.Protocol))
+	}
+	if entry.Second.IsValid() {
+		e.putAddr(attrIP2, entry.Second)
+	}
+	if entry.NoMatch {
+		e.put32(attrFlagsAD, flagNoMatch)
+	}
+}
