@@ -1,0 +1,85 @@
+package route
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// toKernel is a route as the library writes it.
+func (k *Kernel) toKernel(r Route) (*netlink.Route, error) {
+	msg := &netlink.Route{
+		Table:    r.Table,
+		Dst:      toIPNet(r.Dst),
+		Type:     int(r.Type),
+		Protocol: Protocol,
+		Scope:    scope(r),
+		Src:      toIP(r.Src),
+	}
+	if len(r.NextHops) == 1 {
+		index, err := k.linkIndex(r.NextHops[0].Link)
+		msg.LinkIndex, msg.Gw = index, toIP(r.NextHops[0].Via)
+		return msg, err
+	}
+	for _, hop := range r.NextHops {
+		index, err := k.linkIndex(hop.Link)
+		if err != nil {
+			return nil, err
+		}
+		msg.MultiPath = append(msg.MultiPath, &netlink.NexthopInfo{LinkIndex: index, Gw: toIP(hop.Via)})
+	}
+	return msg, nil
+}
+
+// scope is what ip(8) chooses, too. IPv4 refuses a next hop in a scope that is
+// not wider than the route's; IPv6 has no scopes.
+func scope(r Route) netlink.Scope {
+	switch {
+	case r.Type == LocalType:
+		return netlink.SCOPE_HOST
+	case r.Type == Unicast && !r.NextHops[0].Via.IsValid():
+		return netlink.SCOPE_LINK
+	}
+	return netlink.SCOPE_UNIVERSE
+}
+
+// fromKernel reads a route of a dump. ok is false where it cannot be one that
+// we made.
+func fromKernel(msg *netlink.Route, names map[int]string) (r Route, ok bool) {
+	if msg.Protocol != Protocol {
+		return Route{}, false
+	}
+	r = Route{
+		Key:  Key{Table: msg.Table, Dst: prefixOf(msg)},
+		Type: Type(msg.Type),
+		Src:  toAddr(msg.Src),
+	}
+	switch {
+	case r.Type == Unreachable:
+		// IPv6 shows lo as the link.
+	case len(msg.MultiPath) > 0:
+		for _, hop := range msg.MultiPath {
+			r.NextHops = append(r.NextHops, NextHop{Via: toAddr(hop.Gw), Link: names[hop.LinkIndex]})
+		}
+	default:
+		r.NextHops = []NextHop{{Via: toAddr(msg.Gw), Link: names[msg.LinkIndex]}}
+	}
+	return r, r.Dst.IsValid()
+}
+
+func toIPNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func toIP(a netip.Addr) net.IP {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.AsSlice()
+}
+
+func toAddr(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}

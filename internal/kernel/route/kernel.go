@@ -1,0 +1,222 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Kernel is the routes of the network namespace in which it was opened. It is
+// safe for concurrent use.
+type Kernel struct {
+	handle *netlink.Handle
+	mu     sync.Mutex
+	// ours are the keys under which the kernel held a route of ours when we
+	// last looked or wrote. Only these may be replaced.
+	ours map[Key]struct{}
+}
+
+var _ Interface = (*Kernel)(nil)
+
+// Open returns the routes of the calling thread's network namespace.
+func Open() (*Kernel, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open a netlink socket for routes: %w", err)
+	}
+	// Since Linux 4.20 the kernel itself can leave out of a dump what is not
+	// ours. Before, it is left out here.
+	_ = handle.SetStrictCheck(true)
+	return &Kernel{handle: handle, ours: map[Key]struct{}{}}, nil
+}
+
+// Close frees the socket.
+func (k *Kernel) Close() { k.handle.Close() }
+
+// List implements Interface.
+func (k *Kernel) List(table int) (map[Key]Route, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	list, err := k.dump(table, Protocol)
+	if err != nil {
+		return nil, fmt.Errorf("ip route show table %d proto %d: %w", table, Protocol, err)
+	}
+	names, err := k.linkNames(list)
+	if err != nil {
+		return nil, err
+	}
+	routes := make(map[Key]Route, len(list))
+	for i := range list {
+		if r, ok := fromKernel(&list[i], names); ok {
+			routes[r.Key] = r
+		}
+	}
+	k.remember(table, routes)
+	return routes, nil
+}
+
+func (k *Kernel) remember(table int, routes map[Key]Route) {
+	for key := range k.ours {
+		if key.Table == table {
+			delete(k.ours, key)
+		}
+	}
+	for key := range routes {
+		k.ours[key] = struct{}{}
+	}
+}
+
+// dumpAttempts is how often a dump is repeated that changes interrupted.
+const dumpAttempts = 5
+
+// dump returns the routes of a table in both families. Protocol 0 stands for
+// all of them.
+func (k *Kernel) dump(table, protocol int) ([]netlink.Route, error) {
+	filter, mask := &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE
+	if protocol != 0 {
+		filter.Protocol = netlink.RouteProtocol(protocol)
+		mask |= netlink.RT_FILTER_PROTOCOL
+	}
+	var routes []netlink.Route
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := k.handle.RouteListFiltered(family, filter, mask)
+		for n := 1; errors.Is(err, netlink.ErrDumpInterrupted) && n < dumpAttempts; n++ {
+			list, err = k.handle.RouteListFiltered(family, filter, mask)
+		}
+		if errors.Is(err, syscall.ENOENT) {
+			continue // the table has no route yet
+		}
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, list...)
+	}
+	return routes, nil
+}
+
+// linkNames returns the names of all links, unless no route asks for them.
+func (k *Kernel) linkNames(list []netlink.Route) (map[int]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	links, err := k.handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("ip link show: %w", err)
+	}
+	names := make(map[int]string, len(links))
+	for _, link := range links {
+		names[link.Attrs().Index] = link.Attrs().Name
+	}
+	return names, nil
+}
+
+// Replace implements Interface. The kernel holds one route for a destination,
+// table, type of service and priority, and NLM_F_REPLACE does not ask whose it
+// is. So what we don't know to be ours is added with NLM_F_EXCL.
+func (k *Kernel) Replace(r Route) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return replaceError(r, k.replace(r))
+}
+
+func (k *Kernel) replace(r Route) error {
+	if err := check(r); err != nil {
+		return err
+	}
+	msg, err := k.toKernel(r)
+	if err != nil {
+		return err
+	}
+	if _, ok := k.ours[r.Key]; !ok {
+		err = k.handle.RouteAdd(msg)
+		if errors.Is(err, syscall.EEXIST) {
+			err = k.replaceExisting(r, msg)
+		}
+	} else {
+		err = k.handle.RouteReplace(msg)
+	}
+	if err == nil {
+		k.ours[r.Key] = struct{}{}
+	}
+	return err
+}
+
+// replaceExisting replaces what is there if it is ours.
+func (k *Kernel) replaceExisting(r Route, msg *netlink.Route) error {
+	list, err := k.dump(r.Table, 0)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		theirs := &list[i]
+		if prefixOf(theirs) != r.Dst || theirs.Protocol == Protocol || theirs.Priority != priority(r) {
+			continue
+		}
+		return foreignError(theirs.String())
+	}
+	return k.handle.RouteReplace(msg)
+}
+
+// priority is the one that our routes have: ip6_route_add makes IPv6's 0 into
+// IP6_RT_PRIO_USER.
+func priority(r Route) int {
+	if r.Dst.Addr().Is4() {
+		return 0
+	}
+	return 1024
+}
+
+// Delete implements Interface.
+func (k *Kernel) Delete(key Key) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return deleteError(key, k.remove(key))
+}
+
+func (k *Kernel) remove(key Key) error {
+	if _, err := checkKey(key); err != nil {
+		return err
+	}
+	err := k.handle.RouteDel(&netlink.Route{
+		Table:    key.Table,
+		Dst:      toIPNet(key.Dst),
+		Protocol: Protocol,
+		Scope:    netlink.SCOPE_NOWHERE, // any
+	})
+	if err == nil || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENOENT) {
+		delete(k.ours, key)
+		return nil
+	}
+	return err
+}
+
+func (k *Kernel) linkIndex(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	link, err := k.handle.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return 0, fmt.Errorf("link %s: %w", name, syscall.ENODEV)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("link %s: %w", name, err)
+	}
+	return link.Attrs().Index, nil
+}
+
+// prefixOf is a route's destination; the kernel leaves the default one out.
+func prefixOf(r *netlink.Route) netip.Prefix {
+	if r.Dst == nil {
+		if r.Family == netlink.FAMILY_V4 {
+			return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		}
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	bits, _ := r.Dst.Mask.Size()
+	return netip.PrefixFrom(toAddr(r.Dst.IP), bits)
+}
