@@ -29,6 +29,8 @@ const usage = `usage: lab COMMAND
         what runs; exit status 0 only if the whole cluster does
   logs COMPONENT
         etcd, kube-apiserver, ..., node1 (its console), node1/kubelet, node1/containerd
+  demo [--nodes 3] [--memory 2G]
+        the hands-on exercise on a cluster of its own; KEEP=1 keeps it
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
   image
@@ -76,6 +78,8 @@ func run(ctx context.Context, args []string) error {
 	switch name {
 	case "guest-exec":
 		return guestExec(ctx, rest)
+	case "demo":
+		return runDemo(ctx, rest)
 	case "up":
 		return up(ctx, rest)
 	case "down":

@@ -31,6 +31,9 @@ type Options struct {
 	Nodes int `json:"nodes"`
 	// Router is RouterProduct or RouterNone.
 	Router string `json:"router"`
+	// NeedProduct makes a failure to build the product's image an error also
+	// without a router. The nodes have the image whenever it can be built.
+	NeedProduct bool `json:"-"`
 	// Memory of each node, as guest.Machine has it.
 	Memory string `json:"memory"`
 }

@@ -88,12 +88,14 @@ func (l *Lab) build(ctx context.Context, log *progress.Log, o Options) (store st
 	if err != nil {
 		return "", err
 	}
-	if o.Router == RouterProduct {
-		product, err := image.ProductArchive(ctx, l.ws, log)
-		if err != nil {
-			return "", err
-		}
+	product, err := image.ProductArchive(ctx, l.ws, log)
+	switch {
+	case err == nil:
 		archives = append(archives, product)
+	case o.Router == RouterProduct || o.NeedProduct || ctx.Err() != nil:
+		return "", err
+	default:
+		log.Printf("the nodes will not have kube-router's image: %v", err)
 	}
 	err = log.Step("unpacking images", func() error {
 		store, err = image.Store(ctx, l.ws, archives)

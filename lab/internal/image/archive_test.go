@@ -63,7 +63,7 @@ func TestArchiveReadsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	top, err := LayerOfFiles(filepath.Join(dir, "top.tar"), []File{{From: filepath.Join(dir, "prog"), To: "/pause"}})
+	top, err := LayerOfFiles(filepath.Join(dir, "top.tar"), []File{{From: filepath.Join(dir, "prog"), To: "/pause"}, {Text: "#!/bin/sh\n", To: "/usr/bin/script"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +103,9 @@ func TestArchiveReadsBack(t *testing.T) {
 	layer := entries(t, bytes.NewReader([]byte(files[rows[1].Layers[0]])))
 	if layer["opt/cni/bin/prog"] != "program" {
 		t.Errorf("the layer holds %v", layer)
+	}
+	if second := entries(t, bytes.NewReader([]byte(files[rows[1].Layers[1]]))); second["usr/bin/script"] != "#!/bin/sh\n" || second["pause"] != "program" {
+		t.Errorf("the second layer holds %v", second)
 	}
 }
 

@@ -25,17 +25,6 @@ var testPackages = []string{
 	"busybox", "wget", "curl", "nginx-light", "bind9-dnsutils", "netcat-openbsd", "iputils-ping", "iperf3", "procps",
 }
 
-// iptablesScript picks the backend that the kernel has when somebody runs
-// iptables by hand; not every kernel has nf_tables, and a User-Mode Linux
-// guest has none.
-const iptablesScript = `#!/bin/sh
-# The nf_tables backend where the kernel has it, else the legacy one.
-name=${0##*/}; family=${name%%-*}; tool=
-case $name in *-save|*-restore) tool=-${name##*-} ;; esac
-if "$family-nft" -S >/dev/null 2>&1; then exec "$family-nft$tool" "$@"; fi
-exec "$family-legacy$tool" "$@"
-`
-
 // testSetup gives test images what their originals have: every busybox
 // applet, one attempt a download, and a web server that logs to its output.
 const testSetup = `
@@ -56,7 +45,7 @@ type debianLayers struct {
 func debianRoots(ctx context.Context, ws workspace.Workspace, log *progress.Log) (debianLayers, error) {
 	dir := ws.Path("images", "layers")
 	base, tests := filepath.Join(dir, "debian.tar"), filepath.Join(dir, "debian-tests.tar")
-	key, err := new(stamp.Sum).Text(debianRelease, iptablesScript, testSetup).Text(productPackages...).Text(testPackages...).Key()
+	key, err := new(stamp.Sum).Text(debianRelease, testSetup).Text(productPackages...).Text(testPackages...).Key()
 	if err != nil {
 		return debianLayers{}, err
 	}
@@ -90,7 +79,7 @@ func makeDebianRoots(ctx context.Context, log *progress.Log, base, tests string)
 		if err := run(ctx, "debootstrap", "--variant=minbase", "--include="+strings.Join(productPackages, ","), debianRelease, root); err != nil {
 			return fmt.Errorf("%w\nit needs root and a Debian mirror", err)
 		}
-		return selectIptables(root)
+		return nil
 	})
 	if err != nil {
 		return err
@@ -171,20 +160,6 @@ func trim(root string, dirs []string) error {
 			if err := os.RemoveAll(filepath.Join(root, d, e.Name())); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-// selectIptables puts the choosing script before Debian's own in PATH.
-func selectIptables(root string) error {
-	dir := filepath.Join(root, "usr/local/sbin")
-	if err := os.WriteFile(filepath.Join(dir, "iptables"), []byte(iptablesScript), 0o755); err != nil {
-		return err
-	}
-	for _, name := range []string{"iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
-		if err := os.Symlink("iptables", filepath.Join(dir, name)); err != nil {
-			return err
 		}
 	}
 	return nil

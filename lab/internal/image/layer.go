@@ -24,10 +24,11 @@ type Layer struct {
 	Digest string
 }
 
-// File is a file to put into a layer.
+// File is a program to put into a layer.
 type File struct {
-	From string // on this machine
-	To   string // in the image, absolute
+	From string // its path on this machine, or
+	Text string // its text, for a script
+	To   string // its path in the image, absolute
 }
 
 // writeLayer creates a layer by calling fill with a tar writer.
@@ -63,20 +64,31 @@ func LayerOfFiles(path string, files []File) (Layer, error) {
 			if err := addParents(w, filepath.Dir(f.To), made); err != nil {
 				return err
 			}
-			info, err := os.Stat(f.From)
-			if err != nil {
-				return err
-			}
-			h := &tar.Header{Name: f.To[1:], Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg}
-			if err := w.WriteHeader(h); err != nil {
-				return err
-			}
-			if err := copyInto(w, f.From); err != nil {
+			if err := addProgram(w, f); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func addProgram(w *tar.Writer, f File) error {
+	h := &tar.Header{Name: f.To[1:], Mode: 0o755, Size: int64(len(f.Text)), Typeflag: tar.TypeReg}
+	if f.From != "" {
+		info, err := os.Stat(f.From)
+		if err != nil {
+			return err
+		}
+		h.Size = info.Size()
+	}
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	if f.From != "" {
+		return copyInto(w, f.From)
+	}
+	_, err := io.WriteString(w, f.Text)
+	return err
 }
 
 func addParents(w *tar.Writer, dir string, made map[string]bool) error {

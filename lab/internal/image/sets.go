@@ -42,10 +42,9 @@ func ProductArchive(ctx context.Context, ws workspace.Workspace, log *progress.L
 	if err != nil {
 		return "", err
 	}
-	files := []File{
-		{From: ws.Bin("kube-router"), To: "/usr/local/bin/kube-router"},
-		{From: ws.Bin("gobgp"), To: "/usr/local/bin/gobgp"},
-	}
+	files := append(iptablesFiles(),
+		File{From: ws.Bin("kube-router"), To: "/usr/local/bin/kube-router"},
+		File{From: ws.Bin("gobgp"), To: "/usr/local/bin/gobgp"})
 	for _, p := range cniPlugins {
 		files = append(files, File{From: ws.Bin(p), To: "/opt/cni/bin/" + p})
 	}
@@ -110,7 +109,10 @@ func pack(ws workspace.Workspace, log *progress.Log, name string, files []File, 
 		sum.Text(img.Names...).Text(img.Entrypoint...).Text(img.Cmd...)
 	}
 	for _, f := range files {
-		sum.Text(f.To).File(f.From)
+		sum.Text(f.To, f.Text)
+		if f.From != "" {
+			sum.File(f.From)
+		}
 	}
 	for _, l := range below {
 		sum.Text(l.Digest)
