@@ -9,10 +9,14 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// Namespace is a network namespace of a test.
+type Namespace struct{ handle netns.NsHandle }
+
 // New moves the test into a fresh network namespace, with its loopback up, and
-// ends the namespace with the test. Test and sub-tests must stay on the
-// calling goroutine; a goroutine of their own starts in the old namespace.
-func New(t testing.TB) {
+// ends the namespace with the test. It holds for the calling goroutine and for
+// the commands that it runs; other goroutines start in the old namespace, but
+// those of Go.
+func New(t testing.TB) *Namespace {
 	t.Helper()
 	runtime.LockOSThread()
 	before, err := netns.Get()
@@ -35,6 +39,24 @@ func New(t testing.TB) {
 		runtime.UnlockOSThread()
 	})
 	Run(t, "ip", "link", "set", "lo", "up")
+	return &Namespace{handle: fresh}
+}
+
+// Go runs fn in the namespace on a goroutine of its own.
+func (n *Namespace) Go(t testing.TB, fn func()) {
+	t.Helper()
+	entered := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with fn
+		err := netns.Set(n.handle)
+		entered <- err
+		if err == nil {
+			fn()
+		}
+	}()
+	if err := <-entered; err != nil {
+		t.Fatalf("cannot enter the network namespace: %v", err)
+	}
 }
 
 // Run runs a command in the test's namespace and returns its output.

@@ -22,7 +22,8 @@ func (k *Kernel) toKernel(r Route) (*netlink.Route, error) {
 		msg.LinkIndex, msg.Gw = index, toIP(r.NextHops[0].Via)
 		return msg, err
 	}
-	for _, hop := range r.NextHops {
+	// In one order always, so that one route has one text.
+	for _, hop := range sortedHops(r.NextHops) {
 		index, err := k.linkIndex(hop.Link)
 		if err != nil {
 			return nil, err

@@ -41,13 +41,21 @@ func (f *Fake) AddLink(name string, addrs ...netip.Prefix) {
 	f.mu.Lock()
 	f.links[name] = addrs
 	for _, addr := range addrs {
-		net := addr.Masked()
-		if net.Addr().Is4() {
-			f.foreign[Key{Main, net}] = fmt.Sprintf("%s dev %s proto kernel scope link src %s", net, name, addr.Addr())
+		// IPv6's have other priorities than ours and are not in the way.
+		if addr.Addr().Is4() {
+			f.connect(name, addr)
 		}
 	}
 	f.mu.Unlock()
 	f.notify()
+}
+
+func (f *Fake) connect(name string, addr netip.Prefix) {
+	host := netip.PrefixFrom(addr.Addr(), 32)
+	f.foreign[Key{Local, host}] = fmt.Sprintf("local %s dev %s proto kernel", host.Addr(), name)
+	if net := addr.Masked(); net != host {
+		f.foreign[Key{Main, net}] = fmt.Sprintf("%s dev %s proto kernel", net, name)
+	}
 }
 
 // DelLink removes a link, and the routes over it.

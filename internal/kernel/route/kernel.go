@@ -157,9 +157,22 @@ func (k *Kernel) replaceExisting(r Route, msg *netlink.Route) error {
 		if prefixOf(theirs) != r.Dst || theirs.Protocol == Protocol || theirs.Priority != priority(r) {
 			continue
 		}
-		return foreignError(theirs.String())
+		return foreignError(k.foreignText(theirs))
 	}
 	return k.handle.RouteReplace(msg)
+}
+
+// foreignText is another owner's route in the form of ip route.
+func (k *Kernel) foreignText(r *netlink.Route) string {
+	text := dstText(prefixOf(r))
+	for _, hop := range append([]*netlink.NexthopInfo{{Gw: r.Gw, LinkIndex: r.LinkIndex}}, r.MultiPath...) {
+		h := NextHop{Via: toAddr(hop.Gw)}
+		if link, err := k.handle.LinkByIndex(hop.LinkIndex); err == nil {
+			h.Link = link.Attrs().Name
+		}
+		text += h.String()
+	}
+	return fmt.Sprintf("%s proto %s", text, r.Protocol)
 }
 
 // priority is the one that our routes have: ip6_route_add makes IPv6's 0 into

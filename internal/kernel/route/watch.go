@@ -27,10 +27,10 @@ func (k *Kernel) Watch(ctx context.Context, fn func()) error {
 		return err
 	}
 	changed := make(chan struct{}, 1)
-	var reader sync.WaitGroup
-	reader.Go(func() { watchAll(ctx, socket, changed) })
-	coalesce(ctx, changed, settleTime, fn)
-	reader.Wait()
+	var caller sync.WaitGroup
+	caller.Go(func() { coalesce(ctx, changed, settleTime, fn) })
+	watchAll(ctx, socket, changed) // here, since it subscribes in this thread's namespace
+	caller.Wait()
 	return nil
 }
 

@@ -1,0 +1,97 @@
+//go:build kernel
+
+package route
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kube-router/kube-router/internal/kernel/nstest"
+)
+
+func TestKernel(t *testing.T) {
+	suite(t, func(t *testing.T) system {
+		ns := nstest.New(t)
+		k, err := Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Close)
+		return system{
+			Interface: k,
+			text:      func(table int) string { return ipRoute(t, table) },
+			addLink:   func(name string, addrs ...string) { addLink(t, name, addrs...) },
+			delLink:   func(name string) { nstest.Run(t, "ip", "link", "delete", name) },
+			foreign: func(key Key, via string) {
+				nstest.Run(t, "ip", "route", "replace", key.Dst.String(), "via", via, "proto", "static")
+			},
+			spawn: func(fn func()) { ns.Go(t, fn) },
+		}
+	})
+}
+
+func addLink(t *testing.T, name string, addrs ...string) {
+	t.Helper()
+	peer := name + "p"
+	nstest.Run(t, "ip", "link", "add", name, "type", "veth", "peer", "name", peer)
+	nstest.Run(t, "ip", "link", "set", peer, "up")
+	nstest.Run(t, "ip", "link", "set", name, "up")
+	for _, addr := range addrs {
+		args := []string{"address", "add", addr, "dev", name}
+		if strings.Contains(addr, ":") {
+			args = append(args, "nodad")
+		}
+		nstest.Run(t, "ip", args...)
+	}
+}
+
+// ipRoute is our routes in a table as ip route shows them, a line each, sorted,
+// without what it says of every route of its kind.
+func ipRoute(t *testing.T, table int) string {
+	t.Helper()
+	always := strings.NewReplacer("\\", "", " scope host", "", " scope link", "", " weight 1", "",
+		" metric 1024", "", " pref medium", "", " dev lo metric", " metric")
+	var lines []string
+	for _, family := range []string{"-4", "-6"} {
+		out := nstest.Run(t, "sh", "-c", fmt.Sprintf("ip %s -o route show table %d 2>/dev/null || true", family, table))
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, "proto 17") {
+				continue
+			}
+			if strings.HasPrefix(line, "unreachable") {
+				line = strings.Replace(line, " dev lo", "", 1)
+			}
+			lines = append(lines, strings.Join(strings.Fields(always.Replace(line)), " ")+"\n")
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// The kernel knows which next hop is which: what we wrote is what we read,
+// through a link that goes down and comes back.
+func TestRoutesComeBackAfterALinkWasDown(t *testing.T) {
+	nstest.New(t)
+	addLink(t, "v0", "192.168.66.11/24")
+	k, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	routes := NewRoutes(k, Main)
+	want := via("10.244.2.0/24", "192.168.66.12")
+	mustSet(t, routes, map[Key]*Route{want.Key: &want})
+	nstest.Run(t, "ip", "link", "set", "v0", "down")
+	if got := ipRoute(t, Main); got != "" {
+		t.Fatalf("routes of a link that is down: %q", got)
+	}
+	nstest.Run(t, "ip", "link", "set", "v0", "up")
+	if n, err := routes.Resync(); n != 1 || err != nil {
+		t.Errorf("Resync = %d, %v", n, err)
+	}
+	if got, want := ipRoute(t, Main), "10.244.2.0/24 via 192.168.66.12 dev v0 proto 17\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
