@@ -93,7 +93,7 @@ func (s *Speaker) start() error {
 
 // stopTime bounds Stop: what is not closed by then is left to the end of the
 // process.
-const stopTime = 3 * time.Second
+const stopTime = 2 * time.Second
 
 // Stop ends all sessions. With GracefulRestart the connections just close, and
 // the peers keep our routes until we are back or RestartTime is over; without,

@@ -65,8 +65,11 @@ func (l *listing) message(payload []byte) error {
 
 func (l *listing) begin(name string, typ Type, family byte, options []byte) error {
 	set := Set{Spec: Spec{Type: typ, Family: inet.IPv4}, Entries: map[Entry]struct{}{}}
-	if family == afINET6 {
+	switch {
+	case family == afINET6:
 		set.Family = inet.IPv6
+	case family != afINET && typ.known():
+		return fmt.Errorf("address family %d", family)
 	}
 	err := attributes(options, func(typ uint16, data []byte) (err error) {
 		if typ == attrMaxElem {

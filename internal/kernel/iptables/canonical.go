@@ -97,7 +97,7 @@ func spell(option, value string) (spelled string, ok bool) {
 		states := strings.Split(value, ",")
 		slices.Sort(states)
 		return strings.Join(states, ","), true
-	case "--set-xmark", "--set-mark":
+	case "--set-xmark":
 		return strings.TrimSuffix(value, "/0xffffffff"), true
 	case "--limit":
 		number, unit, _ := strings.Cut(value, "/")

@@ -80,7 +80,7 @@ func execOnNode(ctx context.Context, args []string) error {
 	}
 	n, err := strconv.Atoi(strings.TrimPrefix(*node, "node"))
 	if err != nil || len(rest) == 0 {
-		return fmt.Errorf("%w: lab exec --node 2 'COMMAND LINE', or lab exec node2 -- COMMAND ARGS...", errUsage)
+		return fmt.Errorf("%w: lab exec --node 2 'COMMAND LINE', or lab exec node2 -- COMMAND [ARGS]", errUsage)
 	}
 	if len(rest) == 1 {
 		rest = []string{"/bin/sh", "-c", rest[0]}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/kube-router/kube-router/lab/internal/debian"
 	"github.com/kube-router/kube-router/lab/internal/guest"
 )
 
@@ -19,6 +20,10 @@ func guestExec(ctx context.Context, args []string) error {
 	}
 	if flags.NArg() == 0 {
 		return fmt.Errorf("%w: lab guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]", errUsage)
+	}
+	// Several guests start at once under go test: none of them may install.
+	if err := debian.Require(debian.Guest); err != nil {
+		return err
 	}
 	ctx, cancel := guest.WithTimeout(ctx, *timeout)
 	defer cancel()

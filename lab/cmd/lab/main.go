@@ -23,7 +23,7 @@ const usage = `usage: lab COMMAND
         build what is missing and start a cluster; .lab/kubeconfig is its key
   down
         end the cluster and remove it
-  exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND ARGS...
+  exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND [ARGS]
         run a command on a node, as root
   status
         what runs; exit status 0 only if the whole cluster does

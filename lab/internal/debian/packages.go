@@ -49,6 +49,15 @@ func missing(packages []string, query string) []string {
 	return out
 }
 
+// Require names what is missing, where installing it would be out of place.
+func Require(packages []string) error {
+	lacking, err := Missing(packages)
+	if err == nil && len(lacking) > 0 {
+		err = fmt.Errorf("packages are missing: run apt-get install %s", strings.Join(lacking, " "))
+	}
+	return err
+}
+
 // Ensure installs what is missing, after naming it.
 func Ensure(ctx context.Context, log *progress.Log, packages []string) error {
 	lacking, err := Missing(packages)
@@ -57,7 +66,7 @@ func Ensure(ctx context.Context, log *progress.Log, packages []string) error {
 	}
 	names := strings.Join(lacking, " ")
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("Debian packages are missing: as root, run apt-get install %s", names)
+		return fmt.Errorf("packages are missing: as root, run apt-get install %s", names)
 	}
 	return log.Step("installing Debian packages: "+names, func() error {
 		if err := apt(ctx, "update", "-q"); err != nil {

@@ -1,0 +1,75 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+)
+
+// drivers are the kernel facilities that more than one controller uses.
+type drivers struct {
+	rules  map[inet.Family]*iptables.Ruleset
+	sets   ipset.Interface
+	routes route.Interface
+	links  link.Interface
+	sysctl sysctl.Interface
+}
+
+// retryEvery is how often something that the agent needs and that is not there
+// is looked for again.
+const retryEvery = 5 * time.Second
+
+// retry calls open until it succeeds or ctx ends. It says what it waits for
+// when that changes.
+func retry[T any](ctx context.Context, log *slog.Logger, what string, open func() (T, error)) (T, error) {
+	said := ""
+	for {
+		got, err := open()
+		if err == nil {
+			return got, nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Error("waiting for "+what, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return got, context.Cause(ctx)
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// openDrivers opens what is there on every kernel that can run Kubernetes.
+func openDrivers(ctx context.Context, families []inet.Family, log *slog.Logger) (drivers, error) {
+	d := drivers{rules: map[inet.Family]*iptables.Ruleset{}, sysctl: sysctl.New("/proc/sys")}
+	variant, err := iptables.Detect(ctx)
+	if err != nil {
+		return d, fmt.Errorf("iptables: %w", err)
+	}
+	for _, family := range families {
+		tables, err := iptables.Open(ctx, family, variant)
+		if err != nil {
+			return d, fmt.Errorf("iptables for %s: %w", family, err)
+		}
+		d.rules[family] = iptables.NewRuleset(tables, family, log)
+	}
+	var setsErr, routesErr, linksErr error
+	d.sets, setsErr = ipset.Open()
+	d.routes, routesErr = route.Open()
+	d.links, linksErr = link.Open()
+	if err := errors.Join(setsErr, routesErr, linksErr); err != nil {
+		return d, fmt.Errorf("netlink: %w", err)
+	}
+	log.Info("kernel drivers are open", "iptables", variant)
+	return d, nil
+}

@@ -1,0 +1,388 @@
+// Package routes is the controller of Pod networking: this node speaks BGP
+// with the others, advertises its Pod CIDR, and programs what it learns into
+// the kernel. It also sets up the bridge of the Pods, lets their traffic
+// through and out, and writes the CNI configuration last, because that makes
+// the node Ready.
+package routes
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/bgp"
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/cni"
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/reconcile"
+)
+
+// Config is what the operator decides.
+type Config struct {
+	// NodeName is the name of this node's Node object.
+	NodeName string
+	// Families are the enabled address families, IPv4 first.
+	Families []inet.Family
+
+	ASN uint32
+	// FullMesh makes every other node a peer.
+	FullMesh bool
+	// BGPPort is both listened on and dialled on other nodes.
+	BGPPort uint16
+	// RouterID is invalid where it is the node's IPv4 address, and
+	// GenerateRouterID asks for a hash where there is none.
+	RouterID         netip.Addr
+	GenerateRouterID bool
+	GracefulRestart  bool
+	// RestartTime is how long peers keep our routes while we restart, and how
+	// long routes of a former run stay at most until peers confirm them.
+	RestartTime time.Duration
+	// AdminAddr is where the gobgp command reaches the speaker, or empty.
+	AdminAddr string
+
+	// PodEgress masquerades what Pods send out of the cluster.
+	PodEgress bool
+	// EnableCNI makes the controller write CNIFile. Hairpin lets Pods reach
+	// themselves through a Service.
+	EnableCNI bool
+	CNIFile   string
+	Hairpin   bool
+
+	// SyncPeriod is how often the kernel is read back and drift repaired.
+	SyncPeriod time.Duration
+}
+
+// Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
+type Speaker interface {
+	SetPeers([]bgp.Peer) error
+	Advertise([]bgp.Route) error
+	NextHops(netip.Prefix) []netip.Addr
+	Learned() map[netip.Prefix][]netip.Addr
+	Unsettled() []netip.Addr
+	Peers() []bgp.PeerState
+	Stop()
+}
+
+// Drivers are the kernel and the speaker, as the controller sees them.
+type Drivers struct {
+	// Speak starts a speaker: SpeakBGP, or a fake.
+	Speak   func(bgp.Config, *slog.Logger) (Speaker, error)
+	Routes  route.Interface
+	Links   link.Interface
+	Sysctl  sysctl.Interface
+	Modules func(names ...string) error // module.Load
+	Sets    ipset.Interface
+	// Rules has the Ruleset of each enabled family, shared by the controllers.
+	Rules map[inet.Family]*iptables.Ruleset
+}
+
+// SpeakBGP starts the real speaker.
+func SpeakBGP(c bgp.Config, log *slog.Logger) (Speaker, error) {
+	s, err := bgp.Start(c, log)
+	if err != nil {
+		return nil, err // not a Speaker that holds a nil pointer
+	}
+	return s, nil
+}
+
+// step is one of the things that the controller keeps right. They are worked
+// on in this order: what is later may need what is earlier.
+type step uint8
+
+const (
+	stepLinks     step = iota // the host's networks
+	stepSelf                  // who this node is, and the speaker
+	stepPlatform              // modules, sysctls, the bridge
+	stepSets                  // IP sets
+	stepRules                 // iptables
+	stepCNI                   // the CNI configuration
+	stepAdvertise             // what BGP originates
+	stepPeers                 // whom BGP speaks with
+	stepRoute                 // one learned prefix in the kernel
+	stepSweep                 // routes of a former run
+	stepRepair                // read the routes back and repair
+	stepResync                // read back and repair everything
+	steps                     // their number
+)
+
+var stepNames = [steps]string{
+	"links", "node", "platform", "ipsets", "iptables", "cni", "advertisements", "peers", "route", "sweep", "repair", "resync",
+}
+
+// key is a dirty step; prefix belongs to stepRoute.
+type key struct {
+	step   step
+	prefix netip.Prefix
+}
+
+// String is "iptables" or "route 10.244.2.0/24".
+func (k key) String() string {
+	if k.step == stepRoute {
+		return stepNames[k.step] + " " + k.prefix.String()
+	}
+	return stepNames[k.step]
+}
+
+// Controller keeps this node's Pod networking as the cluster wants it.
+type Controller struct {
+	config  Config
+	drivers Drivers
+	log     *slog.Logger
+	events  cluster.Reporter
+	queue   *reconcile.Queue[key]
+	routes  *route.Routes
+	sets    *ipset.Sets
+	file    cni.File
+	ready   chan struct{}
+
+	// What follows belongs to the goroutine of Run.
+	links     []link.Addr
+	done      [steps]bool
+	complaint map[key]string
+	config0   bgp.Config // of the speaker that runs, without its callbacks
+	loaded    bool
+	reported  map[string]bool
+
+	mu       sync.Mutex
+	nodes    map[string]*cluster.Node
+	me       self
+	speaker  Speaker
+	spoke    time.Time
+	desired  map[netip.Prefix]route.Route
+	unusable map[netip.Prefix]string
+	swept    bool
+	lastSync time.Time
+	repairs  uint64
+}
+
+// New returns a Controller that follows the Nodes of feeds.
+func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Reporter, log *slog.Logger) *Controller {
+	prefixes := []string{podSubnets, nodeIPs, setName(podSubnets, inet.IPv6), setName(nodeIPs, inet.IPv6)}
+	c := &Controller{
+		config: config, drivers: drivers, log: log, events: events,
+		queue:     reconcile.NewQueue[key](),
+		routes:    route.NewRoutes(drivers.Routes, route.Main),
+		sets:      ipset.NewSets(drivers.Sets, prefixes...),
+		file:      cni.NewFile(config.CNIFile),
+		ready:     make(chan struct{}),
+		complaint: map[key]string{}, reported: map[string]bool{},
+		nodes:   map[string]*cluster.Node{},
+		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
+	}
+	feeds.Nodes.Subscribe(c.nodeChanged)
+	return c
+}
+
+// Ready is closed when everything that does not depend on other nodes was
+// programmed once.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// nodeChanged takes note of a Node and marks what depends on it. Most updates
+// of Nodes (heartbeats, conditions) change nothing here.
+func (c *Controller) nodeChanged(change cluster.Change[cluster.Node]) {
+	if change.Old != nil && change.New != nil && sameNode(change.Old, change.New) {
+		return
+	}
+	c.mu.Lock()
+	node := change.New
+	if node != nil {
+		c.nodes[node.Name] = node
+	} else {
+		node = change.Old
+		delete(c.nodes, node.Name)
+	}
+	c.mu.Unlock()
+	if node.Name == c.config.NodeName {
+		c.queue.Mark(key{step: stepSelf})
+	}
+	c.queue.Mark(key{step: stepPeers}, key{step: stepSets})
+}
+
+func sameNode(a, b *cluster.Node) bool {
+	return slices.Equal(a.InternalIPs, b.InternalIPs) && slices.Equal(a.ExternalIPs, b.ExternalIPs) &&
+		slices.Equal(a.PodCIDRs, b.PodCIDRs)
+}
+
+// Run programs everything and then follows the changes until ctx ends. What
+// was programmed stays; the speaker stops as its configuration says. Run is
+// for after the feeds have synced.
+func (c *Controller) Run(ctx context.Context) error {
+	defer c.stopSpeaker()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { c.watchRoutes(ctx) })
+	for _, s := range []step{stepLinks, stepSelf, stepSets, stepRules} { // they mark the others
+		c.queue.Mark(key{step: s})
+	}
+	watching.Go(func() { c.resyncEvery(ctx) })
+	for {
+		keys := c.queue.Take(ctx)
+		if keys == nil {
+			return nil
+		}
+		c.work(ctx, keys)
+	}
+}
+
+// watchRoutes marks what must be looked at when routes or addresses may have
+// gone. Watching again after a failure starts with a look, too.
+func (c *Controller) watchRoutes(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := c.drivers.Routes.Watch(ctx, func() {
+			c.queue.Mark(key{step: stepLinks}, key{step: stepRepair})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Warn("watching the kernel's routes ended; trying again", "err", err)
+		wait(ctx, time.Second)
+		c.queue.Mark(key{step: stepLinks}, key{step: stepRepair})
+	}
+}
+
+func (c *Controller) resyncEvery(ctx context.Context) {
+	for c.config.SyncPeriod > 0 && wait(ctx, c.config.SyncPeriod) {
+		for _, s := range []step{stepLinks, stepPlatform, stepCNI, stepResync} {
+			c.queue.Mark(key{step: s})
+		}
+	}
+}
+
+// wait says whether d passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// work settles the keys, in the order of their steps.
+func (c *Controller) work(ctx context.Context, keys []key) {
+	slices.SortStableFunc(keys, func(a, b key) int { return int(a.step) - int(b.step) })
+	if !c.load() {
+		for _, k := range keys {
+			c.queue.Settle(k, errNotRead)
+		}
+		return
+	}
+	for len(keys) > 0 {
+		n := 1
+		for n < len(keys) && keys[n].step == keys[0].step {
+			n++
+		}
+		c.workStep(ctx, keys[:n])
+		keys = keys[n:]
+	}
+	c.becomeReady()
+}
+
+// workStep settles keys of one step: many for stepRoute, else one.
+func (c *Controller) workStep(ctx context.Context, keys []key) {
+	if keys[0].step == stepRoute {
+		failed := c.program(keys)
+		for _, k := range keys {
+			c.settle(ctx, k, failed[k.prefix])
+		}
+		return
+	}
+	err := c.act(ctx, keys[0].step)
+	switch {
+	case errors.Is(err, errLater):
+		err = nil // what it waits for marks it
+	case err == nil:
+		c.done[keys[0].step] = true
+	}
+	c.settle(ctx, keys[0], err)
+}
+
+func (c *Controller) act(ctx context.Context, s step) error {
+	switch s {
+	case stepLinks:
+		return c.readLinks()
+	case stepSelf:
+		return c.findSelf()
+	case stepPlatform:
+		return c.preparePlatform(ctx)
+	case stepSets:
+		return c.fillSets()
+	case stepRules:
+		return c.applyRules(ctx)
+	case stepCNI:
+		return c.writeCNI()
+	case stepAdvertise:
+		return c.advertise()
+	case stepPeers:
+		return c.configurePeers()
+	case stepSweep:
+		return c.sweep()
+	case stepRepair:
+		return c.repairRoutes()
+	}
+	return c.resync(ctx)
+}
+
+// settle ends the work on a key. A failure is one log line when it begins, or
+// becomes another one, and one when it is over.
+func (c *Controller) settle(ctx context.Context, k key, err error) {
+	c.queue.Settle(k, err)
+	if ctx.Err() != nil {
+		return
+	}
+	before := c.complaint[k]
+	switch {
+	case err == nil && before != "":
+		delete(c.complaint, k)
+		c.log.Info("routes: goes on", "step", k.String())
+	case err != nil && err.Error() != before:
+		c.complaint[k] = err.Error()
+		level := slog.LevelWarn
+		if k.step == stepSweep { // waiting for peers is how every start begins
+			level = slog.LevelDebug
+		}
+		c.log.Log(ctx, level, "routes: will be tried again", "step", k.String(), "err", err)
+	}
+}
+
+// becomeReady closes Ready when each step has succeeded once.
+func (c *Controller) becomeReady() {
+	select {
+	case <-c.ready:
+		return
+	default:
+	}
+	for _, s := range []step{stepLinks, stepSelf, stepPlatform, stepSets, stepRules, stepCNI, stepAdvertise, stepPeers} {
+		if !c.done[s] {
+			return
+		}
+	}
+	c.log.Info("routes: Pod networking of this node is programmed")
+	close(c.ready)
+}
+
+// identity is who this node is, the zero self as long as that is not known.
+func (c *Controller) identity() self {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.me
+}
+
+// present returns the Nodes as of now.
+func (c *Controller) present() map[string]*cluster.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.nodes)
+}

@@ -1,0 +1,348 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/bgp"
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/cni"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+)
+
+var (
+	errNotRead = errors.New("the kernel's routes could not be read yet")
+	// errLater is what a step returns that another one marks when it is time.
+	errLater = errors.New("not yet")
+)
+
+// load reads the kernel's routes once, so that those that are right already
+// are adopted.
+func (c *Controller) load() bool {
+	if c.loaded {
+		return true
+	}
+	if err := c.routes.Load(); err != nil {
+		if !c.reported[err.Error()] {
+			c.reported[err.Error()] = true
+			c.log.Warn("routes: cannot begin", "err", err)
+		}
+		return false
+	}
+	c.loaded = true
+	return true
+}
+
+// readLinks reads the host's networks. Other networks mean other routes.
+func (c *Controller) readLinks() error {
+	links, err := c.drivers.Links.Addrs()
+	if err != nil {
+		return fmt.Errorf("reading the host's addresses: %w", err)
+	}
+	links = slices.DeleteFunc(links, func(l link.Addr) bool {
+		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge // Pods come and go there
+	})
+	if slices.Equal(links, c.links) {
+		return nil
+	}
+	c.links = links
+	c.queue.Mark(key{step: stepSelf})
+	c.markLearned()
+	return nil
+}
+
+// markLearned marks all that was learned, because what it is compiled with
+// changed.
+func (c *Controller) markLearned() {
+	speaker := c.speaking()
+	if speaker == nil {
+		return
+	}
+	for prefix := range speaker.Learned() {
+		c.queue.Mark(key{stepRoute, prefix})
+	}
+}
+
+// findSelf reads who this node is, and has the speaker speak as that.
+func (c *Controller) findSelf() error {
+	before, node := c.identity(), c.present()[c.config.NodeName]
+	if node == nil {
+		return fmt.Errorf("waiting for the Node object %s: the kubelet creates it; --hostname-override must be its name", c.config.NodeName)
+	}
+	fromFile, fileErr := c.file.PodCIDRs()
+	me, err := identify(node, c.config.Families, fromFile)
+	if err != nil {
+		return err
+	}
+	home, err := c.drivers.Links.Find(me.primary)
+	if errors.Is(err, link.ErrNotFound) {
+		return fmt.Errorf("no link of this host has the address %s of Node %s: set the kubelet's --node-ip", me.primary, me.name)
+	}
+	if err != nil {
+		return err
+	}
+	me.mtu = home.MTU
+	if err := c.speak(me); err != nil {
+		return err
+	}
+	if me != before {
+		c.become(me)
+	}
+	if len(me.podCIDRs()) == 0 {
+		return c.noPodCIDR(node, fileErr)
+	}
+	return nil
+}
+
+// become marks everything that depends on who this node is.
+func (c *Controller) become(me self) {
+	c.mu.Lock()
+	c.me = me
+	c.mu.Unlock()
+	c.log.Info("routes: this node", "node", me.name, "address", me.primary, "podCIDRs", me.podCIDRs(), "mtu", me.mtu)
+	for _, s := range []step{stepPlatform, stepSets, stepCNI, stepAdvertise, stepPeers} {
+		c.queue.Mark(key{step: s})
+	}
+	c.markLearned()
+}
+
+func (c *Controller) noPodCIDR(node *cluster.Node, fileErr error) error {
+	const message = "has no Pod CIDR: run the controller manager with --allocate-node-cidrs, or give the subnet in the CNI configuration"
+	c.events.Warn("Node", &node.Meta, "NoPodCIDR", "The Node "+message)
+	return errors.Join(fmt.Errorf("Node %s %s %s", node.Name, message, c.file.Path()), fileErr)
+}
+
+// speak starts the speaker, or another one where this node's address changed.
+func (c *Controller) speak(me self) error {
+	id, err := routerID(c.config, me)
+	if err != nil {
+		return err
+	}
+	want := bgp.Config{
+		ASN: c.config.ASN, RouterID: id, Port: c.config.BGPPort, Families: c.config.Families,
+		GracefulRestart: c.config.GracefulRestart, RestartTime: c.config.RestartTime, AdminAddr: c.config.AdminAddr,
+	}
+	for _, f := range c.config.Families {
+		if ip := me.IP(f); ip.IsValid() {
+			want.Listen = append(want.Listen, ip)
+		}
+	}
+	if c.speaking() != nil {
+		if sameSpeaker(want, c.config0) {
+			return nil
+		}
+		c.log.Info("routes: this node's address changed; BGP starts anew", "routerID", id, "listen", want.Listen)
+		c.stopSpeaker()
+	}
+	return c.startSpeaker(want)
+}
+
+func sameSpeaker(a, b bgp.Config) bool {
+	return a.RouterID == b.RouterID && slices.Equal(a.Listen, b.Listen)
+}
+
+// startSpeaker says that it restarts where a former run left routes: peers
+// then keep ours until we have sent them again.
+func (c *Controller) startSpeaker(config bgp.Config) error {
+	left, err := c.drivers.Routes.List(route.Main)
+	if err != nil {
+		return err
+	}
+	config.Restarting = config.GracefulRestart && len(left) > 0
+	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
+	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
+	speaker, err := c.drivers.Speak(config, c.log)
+	if err != nil {
+		return err
+	}
+	c.config0 = config
+	c.mu.Lock()
+	c.speaker, c.spoke, c.swept = speaker, time.Now(), false
+	clear(c.desired)
+	clear(c.unusable)
+	c.mu.Unlock()
+	c.log.Info("routes: speaking BGP", "asn", config.ASN, "routerID", config.RouterID, "listen", config.Listen,
+		"port", config.Port, "gracefulRestart", config.GracefulRestart, "restarting", config.Restarting)
+	c.queue.Mark(key{step: stepAdvertise}, key{step: stepPeers}, key{step: stepSweep})
+	return nil
+}
+
+func (c *Controller) speaking() Speaker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.speaker
+}
+
+func (c *Controller) stopSpeaker() {
+	if speaker := c.speaking(); speaker != nil {
+		speaker.Stop()
+	}
+	c.mu.Lock()
+	c.speaker = nil
+	c.mu.Unlock()
+}
+
+// preparePlatform makes the kernel ready for Pods.
+func (c *Controller) preparePlatform(ctx context.Context) error {
+	me := c.identity()
+	if !me.primary.IsValid() {
+		return errLater
+	}
+	errs := []error{c.drivers.Modules("br_netfilter")}
+	if _, err := c.drivers.Links.EnsureBridge(ctx, Bridge, me.mtu); err != nil {
+		errs = append(errs, err)
+	}
+	for _, p := range parameters(c.config.Families) {
+		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
+		if changed {
+			c.log.Info("routes: sysctl set", "name", p.name, "value", p.value)
+		}
+		errs = append(errs, err)
+	}
+	err := errors.Join(errs...)
+	if err == nil && !c.done[stepPlatform] {
+		c.queue.Mark(key{step: stepCNI})
+	}
+	return err
+}
+
+// fillSets brings the sets up to date; only differences reach the kernel.
+func (c *Controller) fillSets() error {
+	me, nodes := c.identity(), c.present()
+	all := map[string]ipset.Set{}
+	for _, f := range c.config.Families {
+		for name, set := range nodeSets(me, nodes, f) {
+			all[name] = set
+		}
+	}
+	if err := c.sets.PutAll(all); err != nil {
+		return err
+	}
+	if !c.done[stepSets] {
+		c.queue.Mark(key{step: stepRules})
+	}
+	return nil
+}
+
+// applyRules needs the sets that its rules match.
+func (c *Controller) applyRules(ctx context.Context) error {
+	if !c.done[stepSets] {
+		return errLater
+	}
+	var errs []error
+	for _, f := range c.config.Families {
+		if _, err := c.drivers.Rules[f].Apply(ctx, section(f, c.config.PodEgress)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 0 && !c.done[stepRules] {
+		c.queue.Mark(key{step: stepCNI})
+	}
+	return errors.Join(errs...)
+}
+
+// lookForDirectory is how often a missing CNI directory is looked for.
+const lookForDirectory = 2 * time.Second
+
+// writeCNI comes last: the kubelet turns the node Ready on it.
+func (c *Controller) writeCNI() error {
+	if !c.config.EnableCNI {
+		return nil
+	}
+	me := c.identity()
+	if len(me.podCIDRs()) == 0 || !c.done[stepPlatform] || !c.done[stepRules] {
+		return errLater
+	}
+	changed, err := c.file.Ensure(cni.Network{
+		Bridge: Bridge, PodCIDRs: me.podCIDRs(), MTU: me.mtu, Hairpin: c.config.Hairpin,
+	})
+	if errors.Is(err, cni.ErrNoDirectory) {
+		time.AfterFunc(lookForDirectory, func() { c.queue.Mark(key{step: stepCNI}) })
+	}
+	if err != nil {
+		return err
+	}
+	if changed {
+		c.log.Info("routes: CNI configuration written", "file", c.file.Path(), "podCIDRs", me.podCIDRs())
+	}
+	if rivals := strings.Join(c.file.Rivals(), ", "); rivals != "" && !c.reported[rivals] {
+		c.reported[rivals] = true
+		c.log.Warn("routes: the container runtime takes another CNI configuration before ours; remove it if kube-router is to network the Pods",
+			"ours", c.file.Path(), "before", rivals)
+	}
+	return nil
+}
+
+func (c *Controller) advertise() error {
+	me := c.identity()
+	speaker := c.speaking()
+	if speaker == nil || len(me.podCIDRs()) == 0 {
+		return errLater
+	}
+	return speaker.Advertise(advertisements(me))
+}
+
+func (c *Controller) configurePeers() error {
+	me, nodes := c.identity(), c.present()
+	speaker := c.speaking()
+	if speaker == nil {
+		return errLater
+	}
+	var peers []bgp.Peer
+	if c.config.FullMesh {
+		var problems []string
+		peers, problems = mesh(me, nodes, c.config.ASN, c.config.BGPPort)
+		for _, p := range problems {
+			if !c.reported[p] {
+				c.reported[p] = true
+				c.log.Warn("routes: no BGP session", "because", p)
+			}
+		}
+	}
+	if err := speaker.SetPeers(peers); err != nil {
+		return err
+	}
+	c.queue.Mark(key{step: stepSweep})
+	return nil
+}
+
+// repairRoutes reads the routes back after some may have gone.
+func (c *Controller) repairRoutes() error {
+	repaired, err := c.routes.Resync()
+	c.mu.Lock()
+	c.repairs += uint64(repaired)
+	c.mu.Unlock()
+	if repaired > 0 {
+		c.log.Info("routes: put back what was gone", "routes", repaired)
+	}
+	return err
+}
+
+// resync reads the kernel back and repairs what drifted.
+func (c *Controller) resync(ctx context.Context) error {
+	routes, err1 := c.routes.Resync()
+	sets, err2 := c.sets.Resync()
+	errs := []error{err1, err2}
+	rules := 0
+	for _, f := range c.config.Families {
+		n, err := c.drivers.Rules[f].Resync(ctx)
+		rules += n
+		errs = append(errs, err)
+	}
+	repaired := routes + sets + rules
+	c.mu.Lock()
+	c.repairs += uint64(repaired)
+	c.lastSync = time.Now()
+	c.mu.Unlock()
+	if repaired > 0 {
+		c.log.Info("routes: repaired what others changed", "routes", routes, "sets", sets, "rules", rules)
+	}
+	return errors.Join(errs...)
+}
