@@ -405,7 +405,7 @@ func TestStaleRoutesGoWhenAllPeersHaveSentTheirs(t *testing.T) {
 	if err := h2.routes.Replace(staleRoute("10.244.9.0/24", "192.168.66.19")); err != nil {
 		t.Fatal(err)
 	}
-	r2 := h2.start(func(c *Config) { c.RestartTime = 50 * time.Millisecond }, nodes(1, 2, 3))
+	r2 := h2.start(func(c *Config) { c.GracefulRestart, c.RestartTime = false, 50*time.Millisecond }, nodes(1, 2, 3))
 	r2.answers(2)
 	r2.routesAre("10.244.2.0/24 via 192.168.66.12 dev eth0 proto 17") // n3 had its time
 }
@@ -471,7 +471,7 @@ func TestLearnedRoutes(t *testing.T) {
 
 	s.Deliver(two, prefix("10.96.0.9/32"), two)
 	s.Deliver(three, prefix("10.96.0.9/32"), three)
-	r.routesAre(slices.Insert(slices.Clone(base), 2, "10.96.0.9 nexthop via 192.168.66.12 dev eth0 nexthop via 192.168.66.13 dev eth0 proto 17")...)
+	r.routesAre(slices.Insert(slices.Clone(base), 2, "10.96.0.9 proto 17 nexthop via 192.168.66.12 dev eth0 nexthop via 192.168.66.13 dev eth0")...)
 	s.Deliver(two, prefix("10.96.0.9/32"), netip.Addr{})
 	r.routesAre(slices.Insert(slices.Clone(base), 2, "10.96.0.9 via 192.168.66.13 dev eth0 proto 17")...)
 	s.Deliver(three, prefix("10.96.0.9/32"), netip.Addr{})
