@@ -94,23 +94,13 @@ func (f *Fake) byName(name string) *fakeLink {
 	return nil
 }
 
-// The limits of a bridge's MTU in bytes (ETH_MIN_MTU, ETH_MAX_MTU).
-const (
-	defaultMTU = 1500
-	minMTU     = 68
-	maxMTU     = 65535
-)
+// defaultMTU is what the kernel gives a bridge, in bytes.
+const defaultMTU = 1500
 
 // EnsureBridge implements Interface.
 func (f *Fake) EnsureBridge(ctx context.Context, name string, mtu int) (changed bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return false, fmt.Errorf("bridge %s: %w", name, err)
-	}
-	if err := checkName(name); err != nil {
-		return false, fmt.Errorf("bridge %s: %w", name, err)
-	}
-	if mtu != 0 && (mtu < minMTU || mtu > maxMTU) {
-		return false, fmt.Errorf("bridge %s: MTU %d is not from %d to %d", name, mtu, minMTU, maxMTU)
+	if err := checkBridge(ctx, name, mtu); err != nil {
+		return false, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -32,8 +32,8 @@ func (k *Kernel) Close() { k.handle.Close() }
 
 // EnsureBridge implements Interface.
 func (k *Kernel) EnsureBridge(ctx context.Context, name string, mtu int) (changed bool, err error) {
-	if err := errors.Join(ctx.Err(), checkName(name)); err != nil {
-		return false, fmt.Errorf("bridge %s: %w", name, err)
+	if err := checkBridge(ctx, name, mtu); err != nil {
+		return false, err
 	}
 	bridge, created, err := k.bridge(name, mtu)
 	if err != nil {

@@ -53,12 +53,21 @@ func find(addrs []Addr, want netip.Addr) (Link, error) {
 	return Link{}, fmt.Errorf("no link holds the address %s: %w", want, ErrNotFound)
 }
 
-// maxNameLen is IFNAMSIZ less the terminating zero.
-const maxNameLen = 15
+const (
+	maxNameLen = 15 // bytes, IFNAMSIZ less the terminating zero
+	// The limits of a bridge's MTU in bytes (ETH_MIN_MTU, ETH_MAX_MTU).
+	minMTU = 68
+	maxMTU = 65535
+)
 
-func checkName(name string) error {
-	if name == "" || len(name) > maxNameLen {
-		return fmt.Errorf("link name %q: a name has 1 to %d letters", name, maxNameLen)
+func checkBridge(ctx context.Context, name string, mtu int) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("bridge %s: %w", name, ctx.Err())
+	case name == "" || len(name) > maxNameLen:
+		return fmt.Errorf("bridge %q: a link's name has 1 to %d letters", name, maxNameLen)
+	case mtu != 0 && (mtu < minMTU || mtu > maxMTU):
+		return fmt.Errorf("bridge %s: MTU %d is not from %d to %d", name, mtu, minMTU, maxMTU)
 	}
 	return nil
 }

@@ -1,0 +1,156 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// system is an implementation under test, with ways to change and see it that
+// do not go through it.
+type system struct {
+	Interface
+	addLink func(name string, mtu int, addrs ...string)
+	setDown func(name string)
+	state   func(name string) string // "kube-bridge bridge mtu 1500 up"
+}
+
+// suite holds fake and kernel to the same behaviour.
+func suite(t *testing.T, fresh func(*testing.T) system) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, system)
+	}{
+		{"a bridge is made, and then left alone", testBridge},
+		{"a bridge is repaired", testRepair},
+		{"what is no bridge stays", testNoBridge},
+		{"bad names and MTUs", testRefusals},
+		{"a link is set up", testUp},
+		{"addresses of all links", testAddrs},
+		{"the link that holds an address", testFind},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })
+	}
+}
+
+const bridge = "kube-bridge"
+
+func (s system) ensure(t *testing.T, mtu int, wantChanged bool, want string) {
+	t.Helper()
+	changed, err := s.EnsureBridge(t.Context(), bridge, mtu)
+	if err != nil || changed != wantChanged {
+		t.Errorf("EnsureBridge: changed %t, %v, want %t", changed, err, wantChanged)
+	}
+	if got := s.state(bridge); got != want {
+		t.Errorf("state %q, want %q", got, want)
+	}
+}
+
+func testBridge(t *testing.T, s system) {
+	s.ensure(t, 1450, true, "kube-bridge bridge mtu 1450 up")
+	s.ensure(t, 1450, false, "kube-bridge bridge mtu 1450 up")
+	s.ensure(t, 0, false, "kube-bridge bridge mtu 1450 up")
+	s.ensure(t, 9000, true, "kube-bridge bridge mtu 9000 up")
+}
+
+func testRepair(t *testing.T, s system) {
+	s.ensure(t, 0, true, "kube-bridge bridge mtu 1500 up")
+	s.setDown(bridge)
+	s.ensure(t, 1500, true, "kube-bridge bridge mtu 1500 up")
+	s.ensure(t, 1500, false, "kube-bridge bridge mtu 1500 up")
+}
+
+func testNoBridge(t *testing.T, s system) {
+	s.addLink(bridge, 1500)
+	changed, err := s.EnsureBridge(t.Context(), bridge, 1400)
+	if changed || err == nil || !strings.Contains(err.Error(), "not a bridge") {
+		t.Errorf("EnsureBridge over another link: %t, %v", changed, err)
+	}
+	if got := s.state(bridge); !strings.Contains(got, "mtu 1500") {
+		t.Errorf("it was changed: %q", got)
+	}
+}
+
+func testRefusals(t *testing.T, s system) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, test := range []struct {
+		ctx  context.Context
+		name string
+		mtu  int
+	}{
+		{t.Context(), "", 1500},
+		{t.Context(), strings.Repeat("x", 16), 1500},
+		{t.Context(), bridge, 67},
+		{t.Context(), bridge, 65536},
+		{t.Context(), bridge, -1},
+		{ended, bridge, 1500},
+	} {
+		changed, err := s.EnsureBridge(test.ctx, test.name, test.mtu)
+		if changed || err == nil {
+			t.Errorf("EnsureBridge(%q, %d) = %t, %v, want an error", test.name, test.mtu, changed, err)
+		}
+	}
+}
+
+func testUp(t *testing.T, s system) {
+	if err := s.EnsureLinkUp("v0"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("EnsureLinkUp of what is not there: %v", err)
+	}
+	s.addLink("v0", 1500)
+	s.setDown("v0")
+	for range 2 {
+		if err := s.EnsureLinkUp("v0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := s.state("v0"); !strings.HasSuffix(got, " up") {
+		t.Errorf("state %q", got)
+	}
+}
+
+func testAddrs(t *testing.T, s system) {
+	s.addLink("v0", 1400, "192.168.66.11/24", "192.168.66.111/32", "fd00:66::11/64")
+	s.addLink("v1", 9000, "10.1.2.3/8")
+	addrs, err := s.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range addrs {
+		// The kernel adds link-local addresses of its own.
+		if !a.Prefix.Addr().IsLinkLocalUnicast() {
+			got = append(got, fmt.Sprintf("%s %d %s", a.Link, a.MTU, a.Prefix))
+		}
+	}
+	want := []string{
+		"lo 65536 127.0.0.1/8", "lo 65536 ::1/128",
+		"v0 1400 192.168.66.11/24", "v0 1400 192.168.66.111/32", "v0 1400 fd00:66::11/64", "v1 9000 10.1.2.3/8",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("addresses:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func testFind(t *testing.T, s system) {
+	s.addLink("v0", 1400, "192.168.66.11/24")
+	s.addLink("v1", 9000, "192.168.66.12/32", "fd00:66::11/64")
+	for addr, want := range map[string]string{
+		"192.168.66.11": "v0 1400 192.168.66.11/24",
+		"192.168.66.12": "v1 9000 192.168.66.12/32",
+		"fd00:66::11":   "v1 9000 fd00:66::11/64",
+	} {
+		l, err := s.Find(netip.MustParseAddr(addr))
+		if got := fmt.Sprintf("%s %d %s", l.Name, l.MTU, l.Prefix); err != nil || got != want || l.Index == 0 {
+			t.Errorf("Find(%s) = %s, %v, want %s", addr, got, err, want)
+		}
+	}
+	for _, addr := range []string{"192.168.66.13", "fd00:66::12"} {
+		if _, err := s.Find(netip.MustParseAddr(addr)); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), addr) {
+			t.Errorf("Find(%s): %v, want ErrNotFound", addr, err)
+		}
+	}
+}
