@@ -88,8 +88,8 @@ func (k *Kernel) dump(table, protocol int) ([]netlink.Route, error) {
 		for n := 1; errors.Is(err, netlink.ErrDumpInterrupted) && n < dumpAttempts; n++ {
 			list, err = k.handle.RouteListFiltered(family, filter, mask)
 		}
-		if errors.Is(err, syscall.ENOENT) {
-			continue // the table has no route yet
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EOPNOTSUPP) {
+			continue // the table has no route yet, or the kernel not the family
 		}
 		if err != nil {
 			return nil, err

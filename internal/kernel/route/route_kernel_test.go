@@ -3,10 +3,12 @@
 package route
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
@@ -70,8 +72,8 @@ func ipRoute(t *testing.T, table int) string {
 	return strings.Join(lines, "")
 }
 
-// The kernel knows which next hop is which: what we wrote is what we read,
-// through a link that goes down and comes back.
+// The kernel drops IPv4 routes with their link without a notification of the
+// routes; Resync finds them gone.
 func TestRoutesComeBackAfterALinkWasDown(t *testing.T) {
 	nstest.New(t)
 	addLink(t, "v0", "192.168.66.11/24")
@@ -94,4 +96,44 @@ func TestRoutesComeBackAfterALinkWasDown(t *testing.T) {
 	if got, want := ipRoute(t, Main), "10.244.2.0/24 via 192.168.66.12 dev v0 proto 17\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// A subscription that fails counts as a change, since notifications may be
+// lost, and is followed by another one.
+func TestWatchSubscribesAgain(t *testing.T) {
+	ns := nstest.New(t)
+	socket, err := subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, done := make(chan struct{}, 1), make(chan struct{})
+	ns.Go(t, func() {
+		defer close(done)
+		watchAll(ctx, socket, changed)
+	})
+	wait := func(what string, ch <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-ch:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s did not come within 10 s", what)
+		}
+	}
+	wait("the change that a failed socket stands for", changed)
+	deadline := time.After(10 * time.Second)
+	for noticed := false; !noticed; {
+		addLink(t, "v0", "192.168.66.11/24")
+		nstest.Run(t, "ip", "link", "delete", "v0")
+		select {
+		case <-changed:
+			noticed = true
+		case <-time.After(100 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("the second subscription notices nothing")
+		}
+	}
+	cancel()
+	wait("the end", done)
 }

@@ -2,7 +2,11 @@ package route
 
 import (
 	"context"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,4 +86,40 @@ func TestSeveralChangesAreOneCall(t *testing.T) {
 			t.Errorf("calls after %v, want 3: at 100 ms, 200 ms and 1.3 s", calls)
 		}
 	})
+}
+
+// Whatever the order, and with a failure at any step that is tried again, the
+// end is the same.
+func TestOrderDoesNotMatter(t *testing.T) {
+	want := table()
+	all := map[Key]Route{}
+	for key, r := range want {
+		all[key] = *r
+	}
+	keys := slices.SortedFunc(maps.Keys(want), compareKeys)
+	for seed := range uint64(50) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		f := NewFake()
+		routes := NewRoutes(f, Main)
+		f.FailWith(func(Key) error {
+			if random.IntN(3) == 0 {
+				return syscall.ENOBUFS
+			}
+			return nil
+		})
+		var failed []Key
+		for _, key := range keys {
+			if errs := routes.Set(map[Key]*Route{key: want[key]}); len(errs) > 0 {
+				failed = append(failed, key)
+			}
+		}
+		f.FailWith(nil)
+		for _, key := range failed {
+			mustSet(t, routes, map[Key]*Route{key: want[key]})
+		}
+		if got, want := f.Text(Main), Text(all); got != want {
+			t.Fatalf("seed %d:\n%s\nwant:\n%s", seed, got, want)
+		}
+	}
 }
