@@ -36,18 +36,27 @@ var protocols = map[string]string{
 	"6": "tcp", "17": "udp", "132": "sctp", "1": "icmp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp",
 }
 
+// first are the options that the tools print before all matches, in order.
+var first = []string{"-s", "-d", "-i", "-o", "-p"}
+
 // canonical is a form that all prints of one rule have in common: words
-// without quotes, the comment last, defaults left out. The order of matches is
-// kept, since it can matter (-m limit counts what came so far).
+// without quotes, addresses, interfaces and protocol first, the comment last,
+// defaults left out. The order of matches is kept, since it can matter
+// (-m limit counts what came so far).
 func canonical(rule string) string {
 	w := words(rule)
-	out, comment := make([]string, 0, len(w)), ""
+	head, rest := make([]string, len(first)), make([]string, 0, len(w))
+	comment, not := "", ""
 	for i := 0; i < len(w); i++ {
 		option, value := w[i], ""
 		if i+1 < len(w) {
 			value = w[i+1]
 		}
+		spelled, several := spell(option, value)
 		switch {
+		case option == "!":
+			not = "! "
+			continue
 		case option == "-m" && (value == "comment" || slices.Contains(implied, value)):
 			i++
 		case option == "--comment":
@@ -55,16 +64,18 @@ func canonical(rule string) string {
 			i++
 		case isDefault(option, value):
 			i++
+		case slices.Contains(first, option):
+			head[slices.Index(first, option)] = not + spelled
+			i++
+		case several:
+			rest = append(rest, not+option, spelled)
+			i++
 		default:
-			if v, ok := spell(option, value); ok {
-				out = append(out, option, v)
-				i++
-			} else {
-				out = append(out, option)
-			}
+			rest = append(rest, not+option)
 		}
+		not = ""
 	}
-	return strings.Join(append(out, "--comment", comment), "\x00")
+	return strings.Join(append(append(head, rest...), comment), "\x00")
 }
 
 // isDefault recognises options that mean what their absence does.
@@ -84,6 +95,8 @@ func isDefault(option, value string) bool {
 // one of those that have several.
 func spell(option, value string) (spelled string, ok bool) {
 	switch option {
+	case "-i", "-o":
+		return value, true
 	case "-s", "-d":
 		bare, _ := strings.CutSuffix(value, "/32")
 		bare, _ = strings.CutSuffix(bare, "/128")
