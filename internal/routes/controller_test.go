@@ -613,6 +613,7 @@ func TestPeriodicSyncRepairsDrift(t *testing.T) {
 func TestAFailingPlatformKeepsTheNodeNotReady(t *testing.T) {
 	h := newHost(t)
 	h.modules = errors.New("missing kernel modules: br_netfilter")
+	h.sysctl = sysctl.NewFake(map[string]string{"net/ipv4/ip_forward": "0"})
 	r := h.start(nil, nodes(1, 2, 3))
 	r.answers(2, 3)
 	r.settled("platform")

@@ -195,7 +195,8 @@ func (c *Controller) preparePlatform(ctx context.Context) error {
 	if !me.primary.IsValid() {
 		return errLater
 	}
-	errs := []error{c.drivers.Modules("br_netfilter")}
+	moduleErr := c.drivers.Modules("br_netfilter")
+	var errs []error
 	if _, err := c.drivers.Links.EnsureBridge(ctx, Bridge, me.mtu); err != nil {
 		errs = append(errs, err)
 	}
@@ -207,6 +208,9 @@ func (c *Controller) preparePlatform(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
+	if err != nil { // else the module's parameters are there, so it is, too
+		err = errors.Join(moduleErr, err)
+	}
 	if err == nil && !c.done[stepPlatform] {
 		c.queue.Mark(key{step: stepCNI})
 	}

@@ -1,0 +1,485 @@
+//go:build kernel
+
+package routes
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+)
+
+// Each node of these tests is a network namespace in which this test binary
+// runs once more, as the node's agent.
+func TestMain(m *testing.M) {
+	if name := os.Getenv("ROUTES_TEST_NODE"); name != "" {
+		if err := agent(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if addr := os.Getenv("ROUTES_TEST_SERVE"); addr != "" {
+		serve(addr)
+		return
+	}
+	if addr := os.Getenv("ROUTES_TEST_ASK"); addr != "" {
+		ask(addr)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serve tells each client its address, and ends with its input.
+func serve(addr string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			fmt.Fprint(c, host)
+			c.Close()
+		}
+	}()
+	fmt.Println("serving")
+	_, _ = io.ReadAll(os.Stdin)
+}
+
+// ask prints what a server says.
+func ask(addr string) {
+	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(string(answer))
+}
+
+// agent runs a controller on the kernel. It reads Nodes from its input,
+// "set NAME IP CIDR" or "delete NAME", ends with it, and prints "ready" and
+// "swept" when it is so.
+func agent(name string) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
+	drivers, err := realDrivers(log)
+	if err != nil {
+		return err
+	}
+	feeds := cluster.NewFeeds()
+	c := New(Config{
+		NodeName: name, Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
+		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true,
+		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
+	}, feeds, drivers, &warnings{}, log)
+	ctx, cancel := context.WithCancel(context.Background())
+	input := bufio.NewScanner(os.Stdin)
+	for input.Scan() && input.Text() != "synced" {
+		feed(feeds, input.Text())
+	}
+	go func() {
+		for input.Scan() {
+			feed(feeds, input.Text())
+		}
+		cancel()
+	}()
+	go func() {
+		<-c.Ready()
+		fmt.Println("ready")
+		for !c.Status().Swept {
+			time.Sleep(20 * time.Millisecond)
+		}
+		fmt.Println("swept")
+	}()
+	return c.Run(ctx)
+}
+
+func feed(feeds *cluster.Feeds, line string) {
+	words := strings.Fields(line)
+	if words[0] == "set" {
+		n := nodeOf(words[1], words[2], words[3])
+		feeds.Nodes.Set(n.Key, n)
+		return
+	}
+	feeds.Nodes.Delete(cluster.Key{Name: words[1]})
+}
+
+func realDrivers(log *slog.Logger) (Drivers, error) {
+	ctx := context.Background()
+	routes, err := route.Open()
+	if err != nil {
+		return Drivers{}, err
+	}
+	links, err := link.Open()
+	if err != nil {
+		return Drivers{}, err
+	}
+	sets, err := ipset.Open()
+	if err != nil {
+		return Drivers{}, err
+	}
+	variant, err := iptables.Detect(ctx)
+	if err != nil {
+		return Drivers{}, err
+	}
+	rules, err := iptables.Open(ctx, inet.IPv4, variant)
+	if err != nil {
+		return Drivers{}, err
+	}
+	return Drivers{
+		Speak: SpeakBGP, Routes: routes, Links: links, Sysctl: sysctl.New(""), Modules: module.Load, Sets: sets,
+		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(rules, inet.IPv4, log)},
+	}, nil
+}
+
+// network is a switch with three nodes at it, 192.168.66.11 to .13, each with
+// a Pod. The switch is 192.168.66.1 and knows no route to the Pods.
+type network struct {
+	t      *testing.T
+	prefix string
+}
+
+func newNetwork(t *testing.T) *network {
+	lan := &network{t: t, prefix: fmt.Sprintf("kr%d-", os.Getpid()%100000)}
+	lan.namespace("sw")
+	lan.in("sw", "ip", "link", "add", "br0", "type", "bridge")
+	lan.in("sw", "ip", "address", "add", "192.168.66.1/24", "dev", "br0")
+	lan.in("sw", "ip", "link", "set", "br0", "up")
+	for n := 1; n <= 3; n++ {
+		name, port := fmt.Sprintf("n%d", n), fmt.Sprintf("p%d", n)
+		lan.namespace(name)
+		lan.in("sw", "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", lan.prefix+name)
+		lan.in("sw", "ip", "link", "set", port, "master", "br0", "up")
+		lan.in(name, "ip", "address", "add", fmt.Sprintf("192.168.66.%d/24", 10+n), "dev", "eth0")
+		lan.in(name, "ip", "link", "set", "eth0", "up")
+	}
+	return lan
+}
+
+func (lan *network) namespace(name string) {
+	lan.run("ip", "netns", "add", lan.prefix+name)
+	lan.t.Cleanup(func() { lan.run("ip", "netns", "delete", lan.prefix+name) })
+	lan.in(name, "ip", "link", "set", "lo", "up")
+}
+
+func (lan *network) run(args ...string) string {
+	lan.t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		lan.t.Fatalf("%q (kernel tests need root, iproute2, iptables and ipset): %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+func (lan *network) in(name string, args ...string) string {
+	lan.t.Helper()
+	return lan.run(append([]string{"ip", "netns", "exec", lan.prefix + name}, args...)...)
+}
+
+// pod adds a Pod to a node, as the CNI plugin does, and returns its address.
+func (lan *network) pod(n int) string {
+	node, pod, ip := fmt.Sprintf("n%d", n), fmt.Sprintf("pod%d", n), fmt.Sprintf("10.244.%d.2", n)
+	lan.namespace(pod)
+	lan.in(node, "ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", lan.prefix+pod)
+	lan.in(node, "ip", "link", "set", "veth0", "master", Bridge, "up")
+	lan.in(node, "ip", "address", "add", fmt.Sprintf("10.244.%d.1/24", n), "dev", Bridge)
+	lan.in(pod, "ip", "address", "add", ip+"/24", "dev", "eth0")
+	lan.in(pod, "ip", "link", "set", "eth0", "up")
+	lan.in(pod, "ip", "route", "add", "default", "via", fmt.Sprintf("10.244.%d.1", n))
+	return ip
+}
+
+func (lan *network) routes(n int) string {
+	out := lan.in(fmt.Sprintf("n%d", n), "ip", "route", "show", "proto", "17")
+	var lines []string
+	for line := range strings.Lines(out) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (lan *network) eventually(within time.Duration, what string, ok func() (bool, string)) {
+	lan.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		done, got := ok()
+		if done {
+			return
+		}
+		if time.Now().After(deadline) {
+			lan.t.Fatalf("not within %v: %s\nthere is:\n%s", within, what, got)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (lan *network) routesAre(n int, within time.Duration, want ...string) {
+	lan.t.Helper()
+	text := strings.Join(want, "\n")
+	lan.eventually(within, fmt.Sprintf("routes of n%d:\n%s", n, text), func() (bool, string) {
+		got := lan.routes(n)
+		return got == text, got
+	})
+}
+
+// serve starts a server in a namespace.
+func (lan *network) serve(name, addr string) {
+	lan.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		lan.t.Fatal(err)
+	}
+	lan.printed(lan.spawn(name, []string{"ROUTES_TEST_SERVE=" + addr + ":8080"}, self), "serving")
+}
+
+// sees checks which client a server sees behind the one in a namespace.
+func (lan *network) sees(name, server, client string) {
+	lan.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		lan.t.Fatal(err)
+	}
+	if got := lan.in(name, "env", "ROUTES_TEST_ASK="+server+":8080", self); got != client {
+		lan.t.Errorf("%s sees %s as %q, want %s", server, name, got, client)
+	}
+}
+
+// process is a command that runs in a node, and what it printed.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	ended chan struct{}
+	mu    sync.Mutex
+	lines []string
+}
+
+func (lan *network) spawn(name string, env []string, args ...string) *process {
+	lan.t.Helper()
+	p := &process{t: lan.t, ended: make(chan struct{})}
+	p.cmd = exec.Command("ip", append([]string{"netns", "exec", lan.prefix + name}, args...)...)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stderr = lan.t.Output()
+	stdin, err1 := p.cmd.StdinPipe()
+	stdout, err2 := p.cmd.StdoutPipe()
+	if err1 != nil || err2 != nil {
+		lan.t.Fatal(err1, err2)
+	}
+	p.stdin = stdin
+	if err := p.cmd.Start(); err != nil {
+		lan.t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		for s := bufio.NewScanner(stdout); s.Scan(); {
+			p.mu.Lock()
+			p.lines = append(p.lines, s.Text())
+			p.mu.Unlock()
+		}
+	}()
+	lan.t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) printed() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.lines)
+}
+
+// monitor prints what happens to the routes and addresses of a node from now
+// on. It is known to watch once it has printed a route of the test's own.
+func (lan *network) monitor(name string) *process {
+	m := lan.spawn(name, nil, "ip", "-4", "monitor", "route", "address")
+	mark := func(dst string) { lan.in(name, "ip", "route", "replace", dst, "dev", "lo") }
+	lan.eventually(5*time.Second, "a monitor that watches", func() (bool, string) {
+		mark("203.0.113.1")
+		return len(m.printed()) > 0, ""
+	})
+	mark("203.0.113.2")
+	lan.eventually(5*time.Second, "the last mark", func() (bool, string) {
+		lines := m.printed()
+		return strings.HasPrefix(lines[len(lines)-1], "203.0.113.2"), strings.Join(lines, "\n")
+	})
+	m.mu.Lock()
+	m.lines = nil
+	m.mu.Unlock()
+	return m
+}
+
+// stop closes the input, which ends an agent, and says how long that took.
+func (p *process) stop() time.Duration {
+	began := time.Now()
+	p.stdin.Close()
+	<-p.ended
+	_ = p.cmd.Wait()
+	return time.Since(began)
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	p.stop()
+}
+
+// agent starts the agent of node n, which knows all three Nodes.
+func (lan *network) agent(n int, graceful bool, cniFile string) *process {
+	self, err := os.Executable()
+	if err != nil {
+		lan.t.Fatal(err)
+	}
+	env := []string{fmt.Sprintf("ROUTES_TEST_NODE=n%d", n), "CNI_FILE=" + cniFile, "GORACE=exitcode=0 atexit_sleep_ms=0 log_path=" + filepath.Join(lan.t.TempDir(), "race")}
+	if graceful {
+		env = append(env, "GRACEFUL=1")
+	}
+	p := lan.spawn(fmt.Sprintf("n%d", n), env, self)
+	for i := 1; i <= 3; i++ {
+		fmt.Fprintf(p.stdin, "set n%d 192.168.66.%d 10.244.%d.0/24\n", i, 10+i, i)
+	}
+	fmt.Fprintln(p.stdin, "synced")
+	return p
+}
+
+func (lan *network) printed(p *process, line string) {
+	lan.t.Helper()
+	lan.eventually(20*time.Second, "printed "+line, func() (bool, string) {
+		lines := p.printed()
+		return slices.Contains(lines, line), strings.Join(lines, "\n")
+	})
+}
+
+func via(n int) string {
+	return fmt.Sprintf("10.244.%d.0/24 via 192.168.66.%d dev eth0", n, 10+n)
+}
+
+// cniFile is the CNI configuration of a node, in a directory of its own.
+func cniFile(t *testing.T, dir string, n int) string {
+	dir = filepath.Join(dir, fmt.Sprintf("n%d", n))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "10-kuberouter.conflist")
+}
+
+func TestThreeNodesOnTheKernel(t *testing.T) {
+	lan := newNetwork(t)
+	dir := t.TempDir()
+	file := func(n int) string { return cniFile(t, dir, n) }
+	agents := map[int]*process{}
+	began := time.Now()
+	for n := 1; n <= 3; n++ {
+		agents[n] = lan.agent(n, true, file(n))
+	}
+	lan.routesAre(1, 15*time.Second, via(2), via(3))
+	lan.routesAre(2, 15*time.Second, via(1), via(3))
+	lan.routesAre(3, 15*time.Second, via(1), via(2))
+	t.Logf("three nodes converged in %v", time.Since(began))
+	for _, a := range agents {
+		lan.printed(a, "ready")
+		lan.printed(a, "swept")
+	}
+
+	// Pods reach Pods of other nodes, and the outside as their node.
+	one, two := lan.pod(1), lan.pod(2)
+	for name, addr := range map[string]string{"pod1": one, "pod2": two, "sw": "192.168.66.1"} {
+		lan.serve(name, addr)
+	}
+	lan.sees("pod1", two, one)
+	lan.sees("pod2", one, two)
+	lan.sees("pod1", "192.168.66.1", "192.168.66.11")
+
+	// A restart with graceful restart is seen by nobody, on any node.
+	kernel := func() string {
+		return lan.routes(1) + "\n" + lan.in("n1", "iptables-save") + lan.in("n1", "ipset", "save") + lan.in("n1", "ip", "-4", "address")
+	}
+	before := withoutComments(kernel())
+	var monitors []*process
+	for n := 1; n <= 3; n++ {
+		monitors = append(monitors, lan.monitor(fmt.Sprintf("n%d", n)))
+	}
+	if took := agents[1].stop(); took > 3*time.Second {
+		t.Errorf("the agent took %v to end", took)
+	}
+	agents[1] = lan.agent(1, true, file(1))
+	lan.printed(agents[1], "swept")
+	lan.sees("pod2", one, two)
+	for n, m := range monitors {
+		for _, line := range m.printed() {
+			t.Errorf("n%d during the restart of n1: %s", n+1, line)
+		}
+		m.kill()
+	}
+	if after := withoutComments(kernel()); after != before {
+		t.Errorf("before the restart:\n%s\nafter:\n%s", before, after)
+	}
+
+	// A node that leaves the cluster leaves the others' routes.
+	agents[3].stop()
+	for n := 1; n <= 2; n++ {
+		fmt.Fprintln(agents[n].stdin, "delete n3")
+	}
+	lan.routesAre(1, 5*time.Second, via(2))
+	lan.routesAre(2, 5*time.Second, via(1))
+
+	// What was removed behind the agent's back comes back.
+	lan.in("n1", "ip", "link", "set", "eth0", "down")
+	lan.routesAre(1, 5*time.Second)
+	lan.in("n1", "ip", "link", "set", "eth0", "up")
+	lan.routesAre(1, 5*time.Second, via(2))
+	lan.in("n1", "ip", "route", "delete", "10.244.2.0/24")
+	lan.routesAre(1, 5*time.Second, via(2))
+}
+
+func TestWithoutGracefulRestartRoutesGoAtOnce(t *testing.T) {
+	lan := newNetwork(t)
+	dir := t.TempDir()
+	agents := map[int]*process{}
+	for n := 1; n <= 3; n++ {
+		agents[n] = lan.agent(n, false, cniFile(t, dir, n))
+	}
+	lan.routesAre(1, 15*time.Second, via(2), via(3))
+	lan.routesAre(2, 15*time.Second, via(1), via(3))
+	agents[1].stop()
+	lan.routesAre(2, 2*time.Second, via(3))
+	lan.routesAre(1, 0, via(2), via(3)) // what it programmed stays
+}
+
+// withoutComments drops the times that iptables-save prints.
+func withoutComments(text string) string {
+	var kept []string
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
+}
