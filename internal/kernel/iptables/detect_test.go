@@ -1,0 +1,110 @@
+package iptables
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// program is a shell script in place of one of iptables' programs, which
+// prints text, or its version.
+func program(t *testing.T, dir, name, version, text string) {
+	t.Helper()
+	script := "#!/bin/sh\nif [ \"$1\" = --version ]; then echo '" + name + " v1.8.9 " + version + "'; exit; fi\n" + text + "\n"
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func prints(table string, lines ...string) string {
+	return "printf '*" + table + "\\n" + strings.Join(lines, "\\n") + "\\nCOMMIT\\n'"
+}
+
+const fails = "echo 'Failed to initialize nft: Protocol not supported' >&2; exit 1"
+
+func TestDetect(t *testing.T) {
+	rules := func(n int) string {
+		return prints("filter", append([]string{":INPUT ACCEPT [0:0]"}, strings.Split(strings.Repeat("-A INPUT -j ACCEPT,", n), ",")[:n]...)...)
+	}
+	hint := prints("mangle", ":KUBE-IPTABLES-HINT - [0:0]")
+	canary := prints("mangle", ":KUBE-KUBELET-CANARY - [0:0]", ":OTHER - [0:0]")
+	for _, c := range []struct {
+		name             string
+		legacy4, legacy6 string
+		nft4, nft6       string
+		plain            string // the version of iptables-save, where there is no other
+		want             Variant
+		wantErr          string
+		noPrograms       bool
+	}{
+		{name: "hint in nf_tables, more rules in legacy", legacy4: rules(9), legacy6: "true", nft4: hint, nft6: "true", want: NFT},
+		{name: "hint in legacy, more rules in nf_tables", legacy4: canary, legacy6: "true", nft4: rules(9), nft6: "true", want: Legacy},
+		{name: "hint in IPv6 only", legacy4: "true", legacy6: hint, nft4: rules(9), nft6: "true", want: Legacy},
+		{name: "a hint in another table is none", legacy4: prints("filter", ":KUBE-IPTABLES-HINT - [0:0]"), legacy6: "true", nft4: "true", nft6: "true", want: NFT},
+		{name: "more rules in legacy", legacy4: rules(2), legacy6: rules(1), nft4: rules(2), nft6: "true", want: Legacy},
+		{name: "more rules in nf_tables", legacy4: rules(2), legacy6: "true", nft4: rules(2), nft6: rules(1), want: NFT},
+		{name: "a fresh host", legacy4: "true", legacy6: "true", nft4: "true", nft6: "true", want: NFT},
+		{name: "a kernel without nf_tables", legacy4: "true", legacy6: "true", nft4: fails, nft6: fails, want: Legacy},
+		{name: "no IPv6", legacy4: rules(1), legacy6: fails, nft4: "true", nft6: fails, want: Legacy},
+		{name: "only plain names, of nf_tables", plain: "(nf_tables)", want: NFT},
+		{name: "only plain names, of legacy", plain: "(legacy)", want: Legacy},
+		{name: "neither works", legacy4: fails, legacy6: fails, nft4: fails, nft6: fails, wantErr: "Protocol not supported"},
+		{name: "no programs", noPrograms: true, wantErr: "iptables-nft-save"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			switch {
+			case c.noPrograms:
+			case c.plain != "":
+				program(t, dir, "iptables-save", c.plain, "true")
+			default:
+				program(t, dir, "iptables-legacy-save", "(legacy)", c.legacy4)
+				program(t, dir, "ip6tables-legacy-save", "(legacy)", c.legacy6)
+				program(t, dir, "iptables-nft-save", "(nf_tables)", c.nft4)
+				program(t, dir, "ip6tables-nft-save", "(nf_tables)", c.nft6)
+			}
+			t.Setenv("PATH", "/nowhere")
+			got, err := host{dirs: []string{dir}}.detect(t.Context())
+			if c.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), c.wantErr) {
+					t.Errorf("error %v, want one with %q", err, c.wantErr)
+				}
+				return
+			}
+			if err != nil || got != c.want {
+				t.Errorf("got %q, %v; want %q", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestOpenNamesTheMissingProgramAndThePackage(t *testing.T) {
+	dir := t.TempDir()
+	program(t, dir, "ip6tables-nft-save", "(nf_tables)", "true")
+	t.Setenv("PATH", "/nowhere")
+	_, err := host{dirs: []string{dir}}.open(t.Context(), inet.IPv6, NFT)
+	if !errors.Is(err, ErrTool) || !strings.Contains(err.Error(), "ip6tables-nft-restore") ||
+		strings.Contains(err.Error(), "ip6tables-nft-save") || !strings.Contains(err.Error(), "package iptables") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestErrorNamesTheLine(t *testing.T) {
+	input := "*filter\n:A - [0:0]\n-A A -j B\nCOMMIT\n"
+	for message, want := range map[string]string{
+		"Couldn't load target `B'; Error occurred at line: 3": `line 3 is "-A A -j B"`,
+		"iptables-restore: line 4 failed":                     `line 4 is "COMMIT"`,
+		"line 2: CHAIN_DEL failed (busy)":                     `line 2 is ":A - [0:0]"`,
+		"line 77 failed":                                      "line 77 failed",
+		"no memory":                                           "no memory",
+	} {
+		err := withLine(&toolError{"iptables-restore", message, errors.New("exit status 1")}, input)
+		if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), message) {
+			t.Errorf("error %q, want one with %q", err, want)
+		}
+	}
+}
