@@ -62,6 +62,7 @@ func canonical(rule string) string {
 		case option == "--comment":
 			comment = value
 			i++
+		case option == "--ipvs" && not == "": // said by "-m ipvs" and any other option of it
 		case isDefault(option, value):
 			i++
 		case slices.Contains(first, option):
@@ -97,7 +98,7 @@ func spell(option, value string) (spelled string, ok bool) {
 	switch option {
 	case "-i", "-o":
 		return value, true
-	case "-s", "-d":
+	case "-s", "-d", "--vaddr", "--ctorigsrc", "--ctorigdst", "--ctreplsrc", "--ctrepldst":
 		bare, _ := strings.CutSuffix(value, "/32")
 		bare, _ = strings.CutSuffix(bare, "/128")
 		return bare, true

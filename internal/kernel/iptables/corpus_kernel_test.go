@@ -206,3 +206,16 @@ func TestRestoreErrorShowsTheLine(t *testing.T) {
 		}
 	})
 }
+
+// TestDetectLeavesNothing asks a namespace without rules, and one with.
+func TestDetectLeavesNothing(t *testing.T) {
+	d := openKernel(t, NFT, inet.IPv4)
+	if got, err := Detect(t.Context()); got != NFT || err != nil {
+		t.Fatalf("Detect = %q, %v; want %q", got, err, NFT)
+	}
+	expectTable(t, d, Filter, filterTable(""))
+	runTool(t, "iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT")
+	if got, err := Detect(t.Context()); got != Legacy || err != nil {
+		t.Errorf("Detect with rules in legacy = %q, %v", got, err)
+	}
+}

@@ -23,6 +23,9 @@ func (h host) detect(ctx context.Context) (Variant, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
+	if nft.err == nil && !nft.hinted && nft.rules == 0 {
+		nft.err = h.probe(ctx)
+	}
 	switch {
 	case nft.err != nil && legacy.err != nil:
 		return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(nft.err, legacy.err))
@@ -34,6 +37,27 @@ func (h host) detect(ctx context.Context) (Variant, error) {
 		return Legacy, nil
 	}
 	return NFT, nil
+}
+
+// probing makes a chain with a rule of an extension, and takes both away. Of
+// a kernel that has nf_tables but no address family in it, or not the layer
+// for iptables' extensions, nothing that only reads can tell.
+const probing = `*filter
+:KUBE-ROUTER-PROBE - [0:0]
+-A KUBE-ROUTER-PROBE -m addrtype --dst-type LOCAL -j RETURN
+-F KUBE-ROUTER-PROBE
+-X KUBE-ROUTER-PROBE
+COMMIT
+`
+
+// probe says why this kernel cannot take rules of the nf_tables variant. It is
+// asked only where there are none yet.
+func (h host) probe(ctx context.Context) error {
+	path, err := h.tool(ctx, inet.IPv4, NFT, "restore")
+	if err == nil {
+		_, err = run(ctx, probing, path, "--noflush")
+	}
+	return err
 }
 
 // sight is what a variant shows of the host.

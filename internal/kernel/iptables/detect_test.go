@@ -37,6 +37,7 @@ func TestDetect(t *testing.T) {
 		legacy4, legacy6 string
 		nft4, nft6       string
 		plain            string // the version of iptables-save, where there is no other
+		noFamily         bool   // nf_tables can be read but takes no rule
 		want             Variant
 		wantErr          string
 		noPrograms       bool
@@ -49,6 +50,7 @@ func TestDetect(t *testing.T) {
 		{name: "more rules in nf_tables", legacy4: rules(2), legacy6: "true", nft4: rules(2), nft6: rules(1), want: NFT},
 		{name: "a fresh host", legacy4: "true", legacy6: "true", nft4: "true", nft6: "true", want: NFT},
 		{name: "a kernel without nf_tables", legacy4: "true", legacy6: "true", nft4: fails, nft6: fails, want: Legacy},
+		{name: "a kernel with nf_tables but without its families", legacy4: "true", legacy6: "true", nft4: "true", nft6: "true", noFamily: true, want: Legacy},
 		{name: "no IPv6", legacy4: rules(1), legacy6: fails, nft4: "true", nft6: fails, want: Legacy},
 		{name: "only plain names, of nf_tables", plain: "(nf_tables)", want: NFT},
 		{name: "only plain names, of legacy", plain: "(legacy)", want: Legacy},
@@ -67,6 +69,11 @@ func TestDetect(t *testing.T) {
 				program(t, dir, "iptables-nft-save", "(nf_tables)", c.nft4)
 				program(t, dir, "ip6tables-nft-save", "(nf_tables)", c.nft6)
 			}
+			accepts := "true"
+			if c.noFamily {
+				accepts = fails
+			}
+			program(t, dir, "iptables-nft-restore", "(nf_tables)", accepts)
 			t.Setenv("PATH", "/nowhere")
 			got, err := host{dirs: []string{dir}}.detect(t.Context())
 			if c.wantErr != "" {

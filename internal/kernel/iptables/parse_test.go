@@ -89,6 +89,7 @@ func TestSame(t *testing.T) {
 		{`-m mark --mark 0x1 -s fd00::1 -p tcp -j A`, `-s fd00::1/128 -p tcp -m mark --mark 0x1 -j A`},
 		{`-m conntrack --ctstate RELATED,ESTABLISHED -j A`, `-m conntrack --ctstate ESTABLISHED,RELATED -j A`},
 		{`-m limit --limit 10/minute --limit-burst 5 -j A`, `-m limit --limit 10/min -j A`},
+		{`-m ipvs --ipvs --vaddr 10.0.0.1/32 --vport 80 -j A`, `-m ipvs --vaddr 10.0.0.1 --vport 80 -j A`},
 		{`-j REJECT`, `-j REJECT --reject-with icmp-port-unreachable`},
 		{`-j MARK --set-xmark 0x5`, `-j MARK --set-xmark 0x5/0xffffffff`},
 	} {
@@ -104,6 +105,7 @@ func TestSame(t *testing.T) {
 		{`-m mark --mark 0x1 -m limit --limit 1/sec -j A`, `-m limit --limit 1/sec -m mark --mark 0x1 -j A`},
 		{`-m comment --comment a -j A`, `-m comment --comment b -j A`},
 		{`-p tcp -j A`, `-p udp -j A`},
+		{`-m ipvs --ipvs -j A`, `-m ipvs ! --ipvs -j A`},
 		{`-j A`, `-g A`},
 		{`-m comment --comment "-s 10.0.0.1" -j A`, `-s 10.0.0.1 -j A`},
 		{`-j MARK --set-xmark 0x5/0x5`, `-j MARK --set-xmark 0x5`},
