@@ -120,7 +120,6 @@ func (s *Sets) attempt(tasks []task, have map[string]Set) (changed int, err erro
 		err := firstOf(errs[start:ends[i]])
 		if err != nil {
 			failed = append(failed, &SetError{t.name, err})
-			s.suspect(batch[start:ends[i]])
 		} else if ends[i] > start {
 			changed++
 		}
@@ -128,15 +127,6 @@ func (s *Sets) attempt(tasks []task, have map[string]Set) (changed int, err erro
 		start = ends[i]
 	}
 	return changed, errors.Join(failed...)
-}
-
-// suspect notes the temporary set of changes that failed: it may have stayed.
-func (s *Sets) suspect(changes []Change) {
-	for _, c := range changes {
-		if c.Op == Swap {
-			s.items[c.Name] = &item{}
-		}
-	}
 }
 
 // firstOf is the first error and how many there are.
@@ -191,15 +181,12 @@ func (s *Sets) plan(name string, old Set, exists bool, want Set) []Change {
 	return delta(name, old, add, del)
 }
 
-// swapIn fills a temporary set and exchanges it with the one in use.
+// swapIn fills a temporary set and exchanges it with the one in use. One that
+// a run left which ended in between is in the way, and not to be added to.
 func (s *Sets) swapIn(name string, want Set) []Change {
 	tmp := s.temporary(name)
-	var changes []Change
-	if s.items[tmp] != nil { // left by a run that ended in between
-		changes = append(changes, Change{Op: Destroy, Name: tmp})
-		delete(s.items, tmp)
-	}
-	changes = append(changes, Change{Op: Create, Name: tmp, Spec: want.Spec})
+	delete(s.items, tmp)
+	changes := []Change{{Op: Destroy, Name: tmp}, {Op: Create, Name: tmp, Spec: want.Spec}}
 	changes = append(changes, fill(tmp, want)...)
 	return append(changes, Change{Op: Swap, Name: tmp, Other: name}, Change{Op: Destroy, Name: tmp})
 }

@@ -146,9 +146,9 @@ func TestBigReplacementIsSwappedIn(t *testing.T) {
 		old.Entries[ip(fmt.Sprintf("10.0.1.%d", i+1))] = struct{}{}
 	}
 	noError(t, s.Put("KUBE-A", old))
-	// create, add, swap, destroy: fewer than 200 deletions.
-	if n := changed(t, f, func() error { return s.Put("KUBE-A", set(ipv4(HashIP), ip("10.9.9.9"))) }); n != 4 {
-		t.Errorf("replacing the content took %d changes, want 4", n)
+	// destroy, create, add, swap, destroy: fewer than 200 deletions.
+	if n := changed(t, f, func() error { return s.Put("KUBE-A", set(ipv4(HashIP), ip("10.9.9.9"))) }); n != 5 {
+		t.Errorf("replacing the content took %d changes, want 5", n)
 	}
 	expect(t, f, "create KUBE-A hash:ip"+size+"add KUBE-A 10.9.9.9\n")
 }
@@ -178,20 +178,23 @@ func TestSetInUseCannotChangeItsType(t *testing.T) {
 }
 
 func TestLeftoverOfASwapIsNoObstacle(t *testing.T) {
-	f := NewFake()
-	s := NewSets(f, "KUBE-")
-	tmp := s.temporary("KUBE-A")
-	must(t, f, create(tmp, ipv4(HashIP)), addTo(tmp, ip("10.6.6.6")),
-		create("KUBE-A", Spec{Type: HashIP, Family: inet.IPv4, MaxElem: 9}))
-	noError(t, s.Put("KUBE-A", set(ipv4(HashIP), ip("10.0.0.1"))))
-	expect(t, f, "create KUBE-A hash:ip"+size+"add KUBE-A 10.0.0.1\n")
+	const name = "KUBE-A-LONG-NAME-OF-A-SET"
+	for _, prefix := range []string{"KUBE-", name} {
+		f := NewFake()
+		s := NewSets(f, prefix)
+		tmp := s.temporary(name)
+		must(t, f, create(tmp, ipv4(HashIP)), addTo(tmp, ip("10.6.6.6")),
+			create(name, Spec{Type: HashIP, Family: inet.IPv4, MaxElem: 9}))
+		noError(t, s.Put(name, set(ipv4(HashIP), ip("10.0.0.1"))))
+		expect(t, f, "create "+name+" hash:ip"+size+"add "+name+" 10.0.0.1\n")
+	}
 }
 
 func TestTemporaryNamesAreOursAndFit(t *testing.T) {
 	for _, prefix := range []string{"KUBE-", "inet6:kube-router-", "kube-router-local-pods"} {
 		s := NewSets(NewFake(), prefix)
 		tmp := s.temporary((prefix + strings.Repeat("x", 31))[:31])
-		if len(tmp) > MaxNameLen || len(prefix) <= 17 && !strings.HasPrefix(tmp, prefix) {
+		if len(tmp) > MaxNameLen || len(prefix) <= 18 && !strings.HasPrefix(tmp, prefix) {
 			t.Errorf("prefix %q: temporary set %q", prefix, tmp)
 		}
 	}
