@@ -22,7 +22,6 @@ type self struct {
 	// primary is the address that sessions are between, of the first enabled
 	// family that the node has an address of.
 	primary netip.Addr
-	ips     string // all addresses, for comparison
 	ip      [2]netip.Addr
 	cidr    [2]netip.Prefix
 	mtu     int
@@ -52,7 +51,7 @@ func (s self) podCIDRs() []netip.Prefix {
 // identify reads what this node is from its Node object. Without Pod CIDRs
 // there, those of the CNI configuration count.
 func identify(n *cluster.Node, families []inet.Family, fromFile []netip.Prefix) (self, error) {
-	me := self{name: n.Name, ips: fmt.Sprint(n.InternalIPs, n.ExternalIPs)}
+	me := self{name: n.Name}
 	cidrs := n.PodCIDRs
 	if len(cidrs) == 0 {
 		cidrs = fromFile
@@ -185,6 +184,9 @@ func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.
 	r = &route.Route{Key: route.Key{Table: route.Main, Dst: prefix}, Type: route.Unicast}
 	for _, hop := range hops {
 		name, why := linkTo(hop, links)
+		if inet.FamilyOf(hop) != inet.FamilyOf(prefix.Addr()) {
+			why = fmt.Sprintf("next hop %s is of another address family", hop)
+		}
 		if why != "" {
 			reason = why
 			continue
@@ -227,7 +229,7 @@ func covers(outer, inner netip.Prefix) bool {
 // linkTo is the link whose network has the next hop, the most specific one, or
 // why there is none.
 func linkTo(hop netip.Addr, links []link.Addr) (name, reason string) {
-	longest := -1
+	longest := -1 // of the networks that have it
 	for _, l := range links {
 		switch {
 		case l.Prefix.Addr() == hop:

@@ -149,7 +149,7 @@ type Controller struct {
 	links     []link.Addr
 	done      [steps]bool
 	complaint map[key]string
-	config0   bgp.Config // of the speaker that runs, without its callbacks
+	speaks    bgp.Config // what the speaker that runs was started with
 	loaded    bool
 	reported  map[string]bool
 

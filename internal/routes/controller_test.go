@@ -481,10 +481,12 @@ func TestLearnedRoutes(t *testing.T) {
 	}
 	s.Deliver(two, prefix("10.9.0.0/24"), addr("192.168.77.12"))
 	s.Deliver(two, prefix("10.8.0.0/24"), addr("192.168.66.11"))
-	r.until("the bad ones are reported", func() bool { return len(r.Status().Unusable) == 9 })
+	s.Deliver(two, prefix("10.7.0.0/24"), addr("fd00::12"))
+	r.until("the bad ones are reported", func() bool { return len(r.Status().Unusable) == 10 })
 	r.routesAre(base...)
 	want := []Unusable{
 		{prefix("0.0.0.0/0"), "a default route is never taken from a peer"},
+		{prefix("10.7.0.0/24"), "next hop fd00::12 is of another address family"},
 		{prefix("10.8.0.0/24"), "next hop 192.168.66.11 is this node itself"},
 		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node: an overlay would be needed"},
 		{prefix("10.244.1.128/25"), "within this node's own Pod CIDR 10.244.1.0/24"},

@@ -321,15 +321,21 @@ func (p *process) printed() []string {
 // on. It is known to watch once it has printed a route of the test's own.
 func (lan *network) monitor(name string) *process {
 	m := lan.spawn(name, nil, "ip", "-4", "monitor", "route", "address")
-	mark := func(dst string) { lan.in(name, "ip", "route", "replace", dst, "dev", "lo") }
+	marks := 0
+	mark := func() string { // another one each time: what is there already is no news
+		marks++
+		dst := fmt.Sprintf("198.18.%d.%d", marks/250, marks%250+1)
+		lan.in(name, "ip", "route", "add", dst, "dev", "lo")
+		return dst
+	}
 	lan.eventually(5*time.Second, "a monitor that watches", func() (bool, string) {
-		mark("203.0.113.1")
+		mark()
 		return len(m.printed()) > 0, ""
 	})
-	mark("203.0.113.2")
+	last := mark()
 	lan.eventually(5*time.Second, "the last mark", func() (bool, string) {
 		lines := m.printed()
-		return strings.HasPrefix(lines[len(lines)-1], "203.0.113.2"), strings.Join(lines, "\n")
+		return strings.HasPrefix(lines[len(lines)-1], last+" "), strings.Join(lines, "\n")
 	})
 	m.mu.Lock()
 	m.lines = nil

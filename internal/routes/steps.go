@@ -135,7 +135,7 @@ func (c *Controller) speak(me self) error {
 		}
 	}
 	if c.speaking() != nil {
-		if sameSpeaker(want, c.config0) {
+		if sameSpeaker(want, c.speaks) {
 			return nil
 		}
 		c.log.Info("routes: this node's address changed; BGP starts anew", "routerID", id, "listen", want.Listen)
@@ -162,7 +162,7 @@ func (c *Controller) startSpeaker(config bgp.Config) error {
 	if err != nil {
 		return err
 	}
-	c.config0 = config
+	c.speaks = config
 	c.mu.Lock()
 	c.speaker, c.spoke, c.swept = speaker, time.Now(), false
 	clear(c.desired)
@@ -242,14 +242,17 @@ func (c *Controller) applyRules(ctx context.Context) error {
 	}
 	var errs []error
 	for _, f := range c.config.Families {
-		if _, err := c.drivers.Rules[f].Apply(ctx, section(f, c.config.PodEgress)); err != nil {
-			errs = append(errs, err)
+		changed, err := c.drivers.Rules[f].Apply(ctx, section(f, c.config.PodEgress))
+		if changed > 0 {
+			c.log.Info("routes: iptables written", "family", f.String(), "chainsAndJumps", changed)
 		}
+		errs = append(errs, err)
 	}
-	if len(errs) == 0 && !c.done[stepRules] {
+	err := errors.Join(errs...)
+	if err == nil && !c.done[stepRules] {
 		c.queue.Mark(key{step: stepCNI})
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // lookForDirectory is how often a missing CNI directory is looked for.
