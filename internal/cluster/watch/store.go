@@ -1,0 +1,142 @@
+package watch
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+)
+
+// store is where a reflector puts the objects of one kind. It keeps none of
+// the API's objects: each is converted at once and handed to the feed.
+//
+// A reflector calls it from one goroutine.
+type store[A, T any] struct {
+	kind    string
+	convert func(*A) (cluster.Key, *T)
+	feed    *cluster.Feed[T]
+	events  cluster.Reporter
+	// reported holds what was last reported of each object with problems, so
+	// that an update of something else in it is quiet.
+	reported map[cluster.Key]string
+}
+
+func newStore[A, T any](kind string, convert func(*A) (cluster.Key, *T), feed *cluster.Feed[T], events cluster.Reporter) *store[A, T] {
+	return &store[A, T]{kind: kind, convert: convert, feed: feed, events: events, reported: map[cluster.Key]string{}}
+}
+
+var _ cache.TransformingStore = (*store[int, int])(nil)
+
+// converted is an object on its way through the temporary store that a
+// reflector fills while the server streams the list.
+type converted[T any] struct {
+	key    cluster.Key
+	object *T // nil where the object is not served
+}
+
+// GetObjectMeta is how that temporary store learns the object's key.
+func (c *converted[T]) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: c.key.Namespace, Name: c.key.Name}
+}
+
+// Transformer makes the temporary store convert at once too.
+func (s *store[A, T]) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) { return s.from(o) }
+}
+
+// from converts what a reflector hands on.
+func (s *store[A, T]) from(o any) (*converted[T], error) {
+	switch o := o.(type) {
+	case *A:
+		key, object := s.convert(o)
+		return &converted[T]{key, object}, nil
+	case *converted[T]:
+		return o, nil
+	}
+	return nil, fmt.Errorf("%T is not a %s", o, s.kind)
+}
+
+// Add publishes an object that appeared.
+func (s *store[A, T]) Add(o any) error {
+	c, err := s.from(o)
+	if err != nil {
+		return err
+	}
+	if c.object == nil {
+		s.delete(c.key)
+		return nil
+	}
+	s.feed.Set(c.key, c.object)
+	s.report(c)
+	return nil
+}
+
+// Update publishes an object that changed.
+func (s *store[A, T]) Update(o any) error { return s.Add(o) }
+
+// Delete publishes that an object is gone.
+func (s *store[A, T]) Delete(o any) error {
+	c, err := s.from(o)
+	if err != nil {
+		return err
+	}
+	s.delete(c.key)
+	return nil
+}
+
+func (s *store[A, T]) delete(key cluster.Key) {
+	s.feed.Delete(key)
+	delete(s.reported, key)
+}
+
+// Replace publishes the whole list.
+func (s *store[A, T]) Replace(list []any, _ string) error {
+	all := make(map[cluster.Key]*T, len(list))
+	var faulty []*converted[T]
+	for i, o := range list {
+		c, err := s.from(o)
+		if err != nil {
+			return err
+		}
+		list[i] = nil // let the full object go
+		if c.object == nil {
+			continue
+		}
+		all[c.key] = c.object
+		if len(identity(c.object).Problems) > 0 {
+			faulty = append(faulty, c)
+		}
+	}
+	s.feed.Replace(all)
+	for key := range s.reported {
+		if all[key] == nil {
+			delete(s.reported, key)
+		}
+	}
+	for _, c := range faulty {
+		s.report(c)
+	}
+	return nil
+}
+
+// Resync has nothing to do: controllers resync themselves.
+func (s *store[A, T]) Resync() error { return nil }
+
+// report tells users what was left out of an object, once.
+func (s *store[A, T]) report(c *converted[T]) {
+	meta := identity(c.object)
+	if len(meta.Problems) == 0 {
+		delete(s.reported, c.key)
+		return
+	}
+	words := strings.Join(meta.Problems, "; ")
+	if id := meta.UID + " " + words; s.reported[c.key] != id {
+		s.reported[c.key] = id
+		s.events.Warn(s.kind, meta, "PartIgnored", words)
+	}
+}
+
+func identity[T any](object *T) *cluster.Meta { return any(object).(cluster.Object).Identity() }
