@@ -68,7 +68,7 @@ func identify(n *cluster.Node, families []inet.Family, fromFile []netip.Prefix) 
 		}
 	}
 	if !me.primary.IsValid() {
-		return self{}, fmt.Errorf("Node %s has no address of %v yet: the kubelet or the cloud provider sets it", n.Name, families)
+		return self{}, fmt.Errorf("node %s has no address of %v yet: the kubelet or the cloud provider sets it", n.Name, families)
 	}
 	return me, nil
 }

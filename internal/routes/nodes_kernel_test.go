@@ -465,7 +465,7 @@ func TestThreeNodesOnTheKernel(t *testing.T) {
 	lan.routesAre(1, 5*time.Second, via(2))
 }
 
-func TestWithoutGracefulRestartRoutesGoAtOnce(t *testing.T) {
+func TestWithoutGracefulRestartRoutesGoAtOnceOnTheKernel(t *testing.T) {
 	lan := newNetwork(t)
 	dir := t.TempDir()
 	agents := map[int]*process{}

@@ -116,7 +116,7 @@ func (c *Controller) become(me self) {
 func (c *Controller) noPodCIDR(node *cluster.Node, fileErr error) error {
 	const message = "has no Pod CIDR: run the controller manager with --allocate-node-cidrs, or give the subnet in the CNI configuration"
 	c.events.Warn("Node", &node.Meta, "NoPodCIDR", "The Node "+message)
-	return errors.Join(fmt.Errorf("Node %s %s %s", node.Name, message, c.file.Path()), fileErr)
+	return errors.Join(fmt.Errorf("node %s %s %s", node.Name, message, c.file.Path()), fileErr)
 }
 
 // speak starts the speaker, or another one where this node's address changed.
