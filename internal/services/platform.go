@@ -1,0 +1,141 @@
+package services
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+)
+
+// parameter is a sysctl and the value that it must have.
+type parameter struct{ name, value string }
+
+// parameters are what the kernel must do for Services
+// (Documentation/networking/ipvs-sysctl.rst, ip-sysctl.rst).
+func parameters(families []inet.Family) []parameter {
+	list := []parameter{
+		// Connections of IPVS are those of conntrack: the filter sees them as
+		// established, and the nat table can masquerade them.
+		{"net/ipv4/vs/conntrack", "1"},
+		// A connection ends with its real server, and a new one on the same
+		// ports is not sent to a server of weight 0.
+		{"net/ipv4/vs/expire_nodest_conn", "1"},
+		{"net/ipv4/vs/expire_quiescent_template", "1"},
+		// No answer to ARP for the addresses of Services, which are on no
+		// link, nor are they spoken of in questions.
+		{"net/ipv4/conf/all/arp_ignore", "1"},
+		{"net/ipv4/conf/all/arp_announce", "2"},
+	}
+	for _, f := range families {
+		switch f {
+		case inet.IPv4:
+			list = append(list, parameter{"net/ipv4/ip_forward", "1"}, parameter{"net/bridge/bridge-nf-call-iptables", "1"})
+		case inet.IPv6:
+			list = append(list, parameter{"net/ipv6/conf/all/forwarding", "1"}, parameter{"net/bridge/bridge-nf-call-ip6tables", "1"})
+		}
+	}
+	return list
+}
+
+// preparePlatform loads modules and sets sysctls. Modules that could not be
+// loaded are only told of where a sysctl of theirs is missing: they may be
+// built in, or the container may lack /lib/modules while the host has them.
+func (c *Controller) preparePlatform() error {
+	moduleErr := c.drivers.Modules("ip_vs", "br_netfilter")
+	var errs []error
+	for _, p := range parameters(c.config.Families) {
+		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
+		if err != nil {
+			errs = append(errs, err)
+		} else if changed {
+			c.log.Info("services: sysctl set", "name", p.name, "value", p.value)
+		}
+	}
+	if len(errs) > 0 && moduleErr != nil {
+		errs = append(errs, moduleErr)
+	}
+	return errors.Join(errs...)
+}
+
+// findNode reads who this node is. Without that, the host would speak to
+// Services with a source that nobody can answer.
+func (c *Controller) findNode() error {
+	node := c.state.self()
+	if node == nil {
+		return fmt.Errorf("waiting for the Node object %s: the kubelet creates it; --hostname-override must be its name",
+			c.config.NodeName)
+	}
+	me := identify(node, c.config.Families)
+	if len(me.addrs) == 0 {
+		return fmt.Errorf("waiting for an address in the Node object %s: the kubelet or the cloud's controller sets it",
+			c.config.NodeName)
+	}
+	if !me.equal(c.me) {
+		c.me = me
+		c.log.Info("services: this node", "node", me.name, "addresses", me.addrs, "podCIDRs", me.podCIDRs)
+		if c.begun() {
+			c.markServices(c.state.keys()...)
+		}
+	}
+	return c.setPods()
+}
+
+// openIPVS opens IPVS and reads it and the routes back, so that what is right
+// already is adopted.
+func (c *Controller) openIPVS() error {
+	if c.servers == nil {
+		driver, err := c.drivers.OpenIPVS()
+		if err != nil {
+			c.tellNode(err)
+			return err
+		}
+		c.servers = ipvs.NewServers(driver, c.owns)
+	}
+	if err := c.servers.Load(); err != nil {
+		return err
+	}
+	local, err := c.drivers.Routes.List(route.Local)
+	if err != nil {
+		return err
+	}
+	for k := range local {
+		c.former[k.Dst.Addr()] = true
+	}
+	return c.routes.Load()
+}
+
+// tellNode says on the Node that Services do not work there.
+func (c *Controller) tellNode(err error) {
+	if node := c.state.self(); node != nil && errors.Is(err, ipvs.ErrUnavailable) {
+		c.events.Warn("Node", &node.Meta, "IPVSUnavailable", "Services do not work on this node: "+err.Error())
+	}
+}
+
+// owns says which virtual servers may be removed without having been wanted in
+// this run. IPVS keeps no owner, so the address must tell: a cluster IP, an
+// address that has a local route of ours, or a node port of this node.
+func (c *Controller) owns(id ipvs.ID) bool {
+	addr := id.Addr.Addr()
+	return contains(c.config.ServiceRanges, addr) || c.former[addr] ||
+		c.me.has(addr) && c.config.NodePorts.contains(id.Addr.Port())
+}
+
+// vipRoute makes the host accept what is sent to an address of a Service.
+//
+// One local route an address, rather than an address on a dummy link: no list
+// of addresses that grows (KEP-3866 names that cost), nothing announced, and
+// nothing that other programs take for an address of the host. And rather than
+// one route for the whole range of cluster IPs: where the flag is wrong, that
+// would swallow a network that is in use.
+func vipRoute(addr, source netip.Addr) route.Route {
+	return route.Route{
+		Key: vipRouteKey(addr), Type: route.LocalType, Src: source, NextHops: []route.NextHop{{Link: "lo"}},
+	}
+}
+
+func vipRouteKey(addr netip.Addr) route.Key {
+	return route.Key{Table: route.Local, Dst: netip.PrefixFrom(addr, addr.BitLen())}
+}

@@ -1,0 +1,141 @@
+package services
+
+import (
+	"fmt"
+	"maps"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+)
+
+// The IP sets of this controller, less the prefix of their IPv6 copies. They
+// are all that grows with Services in the packet filter.
+const (
+	// vipSet are the addresses that are the host's only for Services' sake.
+	vipSet = "kube-router-svip"
+	// portSet are the addresses and ports that IPVS serves.
+	portSet = "kube-router-svip-prt"
+	// dropSet are those that are to be silent: see virtual.
+	dropSet = "kube-router-svip-drop"
+	// hairpinSet are the Pods of this node that are endpoints: each with its
+	// port, and itself as the client.
+	hairpinSet = "kube-router-hairpin"
+	// podSet are the networks of this node's Pods.
+	podSet = "kube-router-node-pods"
+)
+
+// setTypes are the types of the sets.
+var setTypes = map[string]ipset.Type{
+	vipSet: ipset.HashIP, portSet: ipset.HashIPPort, dropSet: ipset.HashIPPort,
+	hairpinSet: ipset.HashIPPortIP, podSet: ipset.HashNet,
+}
+
+// setName is the name of a set in a family.
+func setName(name string, f inet.Family) string {
+	if f == inet.IPv6 {
+		return "inet6:" + name
+	}
+	return name
+}
+
+// ownedSets are the sets that are this controller's, in both families: those
+// of a family that is not enabled any more are removed.
+func ownedSets() []string {
+	var names []string
+	for name := range setTypes {
+		names = append(names, setName(name, inet.IPv4), setName(name, inet.IPv6))
+	}
+	return names
+}
+
+// adoptSets reads the sets of a former run and takes them over as they are, or
+// makes them: the rules need them, and until all Services have been programmed
+// what is in them is the best there is.
+func (c *Controller) adoptSets() error {
+	found, err := c.drivers.Sets.List(ownedSets()...)
+	if err != nil {
+		return fmt.Errorf("reading the IP sets of the kernel: %w", err)
+	}
+	want := map[string]ipset.Set{}
+	for _, f := range c.config.Families {
+		for base, kind := range setTypes {
+			name, spec := setName(base, f), ipset.Spec{Type: kind, Family: f}
+			set := ipset.Set{Spec: spec}
+			if there, ok := found[name]; ok && there.Type == kind && there.Family == f {
+				set = there
+			}
+			want[name] = set
+		}
+	}
+	if err := c.sets.PutAll(want); err != nil {
+		return fmt.Errorf("making the IP sets: %w", err)
+	}
+	c.adopted = want
+	return c.setPods()
+}
+
+// setPods writes the networks of this node's Pods.
+func (c *Controller) setPods() error {
+	if c.adopted == nil || c.me.name == "" {
+		return nil // the later of adoptSets and findNode does it
+	}
+	for _, f := range c.config.Families {
+		set := ipset.Set{Spec: ipset.Spec{Type: ipset.HashNet, Family: f}, Entries: map[ipset.Entry]struct{}{}}
+		for _, cidr := range c.me.podCIDRs {
+			if inet.FamilyOf(cidr.Addr()) == f {
+				set.Entries[ipset.Entry{Prefix: cidr}] = struct{}{}
+			}
+		}
+		if err := c.sets.Put(setName(podSet, f), set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// editSets adds entries to the copies of a set that their families tell and
+// deletes others. It returns the error of each family that failed.
+func (c *Controller) editSets(base string, add, del []ipset.Entry) map[inet.Family]error {
+	failed := map[inet.Family]error{}
+	for _, f := range c.config.Families {
+		add, del := ofFamily(add, f), ofFamily(del, f)
+		if len(add)+len(del) == 0 {
+			continue
+		}
+		if err := c.sets.Edit(setName(base, f), add, del); err != nil {
+			failed[f] = err
+		}
+	}
+	return failed
+}
+
+func ofFamily(entries []ipset.Entry, f inet.Family) []ipset.Entry {
+	var list []ipset.Entry
+	for _, e := range entries {
+		if inet.FamilyOf(e.Prefix.Addr()) == f {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// sweepSet deletes the entries of a former run that nobody wants, in the
+// enabled families.
+func (c *Controller) sweepSet(base string, wanted func(ipset.Entry) bool) error {
+	for _, f := range c.config.Families {
+		name := setName(base, f)
+		var gone []ipset.Entry
+		for entry := range maps.Keys(c.adopted[name].Entries) {
+			if !wanted(entry) {
+				gone = append(gone, entry)
+			}
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		if err := c.sets.Edit(name, nil, gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+)
+
+// Status is what the controller does and what it could not do yet.
+type Status struct {
+	// NodeAddrs are the addresses that node ports are served at, empty as long
+	// as the node is not known.
+	NodeAddrs []netip.Addr
+	// IPVS says that the kernel's IPVS is open.
+	IPVS bool
+	// What is desired: Services, virtual and real servers, and addresses that
+	// are the host's only for them.
+	Services, VirtualServers, RealServers, Addresses int
+	// Pending is what is not done, longest first.
+	Pending  []Pending
+	LastSync time.Time
+	// Repairs counts what resyncs had to repair, Changes the operations on
+	// IPVS and on routes.
+	Repairs, Changes uint64
+}
+
+// Pending is work that is not done: what, since when, and why.
+type Pending struct {
+	What     string
+	Since    time.Time
+	Attempts int
+	Err      error
+}
+
+// Status returns the present state.
+func (c *Controller) Status() Status {
+	c.mu.Lock()
+	s := c.status
+	c.mu.Unlock()
+	for _, p := range c.queue.Pending() {
+		s.Pending = append(s.Pending, Pending{p.Key.String(), p.Since, p.Attempts, p.Err})
+	}
+	return s
+}
+
+// updateStatus publishes what belongs to the goroutine of Run.
+func (c *Controller) updateStatus() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.NodeAddrs = c.me.addrs
+	c.status.Services, c.status.RealServers, c.status.Addresses = len(c.plan.services), c.plan.reals, len(c.plan.vips)
+	c.status.Changes = c.routes.Counters().Changes
+	if c.servers != nil {
+		c.status.IPVS = true
+		c.status.VirtualServers = c.servers.Len()
+		c.status.Changes += c.servers.Counters().Changes
+	}
+}
+
+// repairRoutes reads the local routes back and repairs them.
+func (c *Controller) repairRoutes() error {
+	if !c.done[stepSweep] {
+		return nil
+	}
+	repaired, err := c.routes.Resync()
+	c.repaired("routes", repaired)
+	return err
+}
+
+// resync reads everything back and repairs it.
+func (c *Controller) resync(ctx context.Context) error {
+	if !c.done[stepSweep] {
+		return nil // the first fill does not wait for a resync
+	}
+	servers, serversErr := c.resyncServers()
+	c.repaired("virtual servers", servers)
+	routesErr := c.repairRoutes()
+	sets, setsErr := c.sets.Resync()
+	c.repaired("sets", sets)
+	errs := []error{serversErr, routesErr, setsErr, c.preparePlatform()}
+	for _, f := range c.config.Families {
+		if rules := c.drivers.Rules[f]; rules != nil {
+			n, err := rules.Resync(ctx)
+			c.repaired("rules", n)
+			errs = append(errs, err)
+		}
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		c.mu.Lock()
+		c.status.LastSync = time.Now()
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// resyncServers opens IPVS anew where it was lost.
+func (c *Controller) resyncServers() (int, error) {
+	repaired, err := c.servers.Resync()
+	if errors.Is(err, ipvs.ErrUnavailable) {
+		c.tellNode(err)
+	}
+	return repaired, err
+}
+
+// repaired counts what a resync found other than it should be.
+func (c *Controller) repaired(what string, n int) {
+	if n == 0 {
+		return
+	}
+	c.log.Warn("services: somebody else changed the kernel's state; repaired", "what", what, "count", n)
+	c.mu.Lock()
+	c.status.Repairs += uint64(n)
+	c.mu.Unlock()
+}
