@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ func newLink(server string, log *slog.Logger) *link {
 
 // failed notes an attempt without an answer.
 func (l *link) failed(err error) {
+	// The URL of a watch is long and says nothing that the server does not.
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost.IsZero() {

@@ -1,0 +1,222 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+)
+
+func statusError(code int) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Code: int32(code), Reason: "Test", Message: fmt.Sprint("status ", code)}}
+}
+
+// posted is a recorder whose posts are kept, or fail.
+type posted struct {
+	*recorder
+	log  *logged
+	mu   sync.Mutex
+	all  []*corev1.Event
+	fail error
+}
+
+func newPosted(t *testing.T) *posted {
+	p := &posted{log: &logged{}}
+	p.recorder = newRecorder("node-1", func(_ context.Context, e *corev1.Event) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.fail == nil {
+			p.all = append(p.all, e)
+		}
+		return p.fail
+	}, p.log.logger())
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	go p.run(ctx)
+	return p
+}
+
+func web(name string) *cluster.Meta {
+	return &cluster.Meta{Key: cluster.Key{Namespace: "default", Name: name}, UID: "uid-" + name}
+}
+
+func TestReportsAreDeduplicated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPosted(t)
+		expect := func(events, lines int) {
+			t.Helper()
+			synctest.Wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if len(p.all) != events || p.log.count("level=WARN") != lines {
+				t.Errorf("%d Events and %d lines, want %d and %d", len(p.all), p.log.count("level=WARN"), events, lines)
+			}
+		}
+		for range 5 {
+			p.Warn("Service", web("a"), "PartIgnored", "a port is wrong")
+		}
+		expect(1, 1)
+		p.Warn("Service", web("b"), "PartIgnored", "a port is wrong")
+		p.Warn("Service", web("a"), "Rejected", "a port is wrong")
+		p.Warn("Service", web("a"), "PartIgnored", "an address is wrong")
+		expect(4, 4)
+		time.Sleep(quietPeriod)
+		p.Warn("Service", web("a"), "PartIgnored", "a port is wrong")
+		expect(5, 5)
+	})
+}
+
+// Whatever users do to their objects, the API server and the log get a
+// trickle, memory stays bounded, and the caller never waits.
+func TestFloodOfReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPosted(t)
+		begin := time.Now()
+		for i := range 20000 {
+			p.Warn("Service", web("a"), "PartIgnored", fmt.Sprint("fault ", i))
+		}
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("the caller waited %v", waited)
+		}
+		if n := p.log.count("level=WARN"); n > lineBurst {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if n := len(p.all); n == 0 || n > lineBurst || len(p.seen) > mostRemembered {
+			t.Errorf("%d Events, %d remembered", n, len(p.seen))
+		}
+		p.Warn("Service", web("a"), "PartIgnored", "after the flood")
+		if p.log.count("reports_suppressed_before=") != 1 {
+			t.Error("what was suppressed is not counted")
+		}
+	})
+}
+
+func TestFailureToPostIsOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPosted(t)
+		p.fail = errors.New("connection refused")
+		for i := range 5 {
+			p.Warn("Service", web(fmt.Sprint(i)), "PartIgnored", "a port is wrong")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := p.log.count("cannot post Events"); n != 1 {
+			t.Errorf("%d lines, want 1:\n%s", n, p.log)
+		}
+	})
+}
+
+func TestEventIsValid(t *testing.T) {
+	for _, object := range []*cluster.Meta{
+		web("a"),
+		{Key: cluster.Key{Name: "node-1"}, UID: "u"},
+		{Key: cluster.Key{Namespace: "n", Name: strings.Repeat("a.", 126) + "b"}, UID: "u"},
+	} {
+		e := newEvent("node-1", "Service", object, "R", "m", time.Unix(0, 0))
+		if problems := validation.IsDNS1123Subdomain(e.Name); len(problems) > 0 || e.Namespace == "" {
+			t.Errorf("name %q in namespace %q: %v", e.Name, e.Namespace, problems)
+		}
+	}
+	if m := truncate(strings.Repeat("ä", 600), longestMessage); len(m) > longestMessage || strings.ContainsRune(m, '�') {
+		t.Errorf("%d bytes", len(m))
+	}
+	for kind, want := range map[string]string{"Pod": "v1", "EndpointSlice": "discovery.k8s.io/v1", "NetworkPolicy": "networking.k8s.io/v1"} {
+		if got := apiVersion(kind); got != want {
+			t.Errorf("%s: %s", kind, got)
+		}
+	}
+}
+
+func kubeconfig(t *testing.T, server string) string {
+	path := filepath.Join(t.TempDir(), "kubelet.conf")
+	text := `apiVersion: v1
+kind: Config
+current-context: default
+contexts: [{name: default, context: {cluster: c, user: kubelet}}]
+clusters: [{name: c, cluster: {server: "` + server + `"}}]
+users: [{name: kubelet, user: {token: of-the-kubelet}}]
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRestConfig(t *testing.T) {
+	inPod := func() (*rest.Config, error) {
+		return &rest.Config{Host: "https://10.96.0.1:443", BearerToken: "of-the-pod"}, nil
+	}
+	noPod := func() (*rest.Config, error) { return nil, rest.ErrNotInCluster }
+	kubelet := kubeconfig(t, "https://192.168.1.10:6443")
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, tc := range []struct {
+		name      string
+		options   Options
+		inCluster func() (*rest.Config, error)
+		want      string // host and token, or the error
+	}{
+		{"in a Pod, the kubelet's server", Options{KubeletKubeconfig: kubelet}, inPod, "https://192.168.1.10:6443 of-the-pod"},
+		{"in a Pod, no kubelet's file", Options{KubeletKubeconfig: missing}, inPod, "https://10.96.0.1:443 of-the-pod"},
+		{"in a Pod, a kubelet's file of no use", Options{KubeletKubeconfig: kubeconfig(t, "")}, inPod, "https://10.96.0.1:443 of-the-pod"},
+		{"in a Pod, master", Options{KubeletKubeconfig: kubelet, Master: "https://m:6443"}, inPod, "https://m:6443 of-the-pod"},
+		{"kubeconfig", Options{Kubeconfig: kubelet}, inPod, "https://192.168.1.10:6443 of-the-kubelet"},
+		{"kubeconfig and master", Options{Kubeconfig: kubelet, Master: "https://m:6443"}, noPod, "https://m:6443 of-the-kubelet"},
+		{"master alone", Options{Master: "http://127.0.0.1:8080"}, noPod, "http://127.0.0.1:8080 "},
+		{"kubeconfig missing", Options{Kubeconfig: missing}, inPod, "--kubeconfig: stat " + missing + ": no such file or directory; set it to an existing file, or leave it out in a Pod to use its service account"},
+		{"nothing", Options{}, noPod, "no --kubeconfig and not in a Pod (" + rest.ErrNotInCluster.Error() + "): set --kubeconfig to the kubeconfig of a user who may list and watch"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			log := &logged{}
+			tc.options.Log = log.logger()
+			cfg, err := restConfig(tc.options, tc.inCluster)
+			got := ""
+			if err != nil {
+				got = err.Error()
+			} else {
+				got = cfg.Host + " " + cfg.BearerToken
+			}
+			if got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestClientGoIsQuiet(t *testing.T) {
+	l := &logged{}
+	logger := quietLogger(l.logger())
+	logger.Info("Starting reflector")
+	logger.V(2).Info("Caches populated")
+	logger.V(6).Info("inner life")
+	logger.Error(errors.New("x"), "Unexpected watch event object type")
+	if got, want := l.String(), "level=WARN msg=\"Unexpected watch event object type\" err=x\n"; got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+
+	debug := &logged{}
+	logger = quietLogger(slog.New(slog.NewTextHandler(debug, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	logger.V(2).WithName("pods").Info("Caches populated")
+	logger.V(4).Info("inner life")
+	if debug.count("level=DEBUG") != 1 || debug.count("inner life") != 0 {
+		t.Errorf("got %s", debug)
+	}
+}
