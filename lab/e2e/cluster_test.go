@@ -69,16 +69,20 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 func namespace(t *testing.T) string {
 	t.Helper()
 	name := "e2e-" + strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
-	if len(name) > 60 {
-		name = name[:60]
-	}
+	create(t, name)
+	return name
+}
+
+// create makes a namespace that goes when the test ends.
+func create(t *testing.T, name string) {
+	t.Helper()
 	must(t, "kubectl create namespace %s", name)
 	t.Cleanup(func() {
+		// The test's own context has ended by now.
 		if out, err := sh(context.Background(), "kubectl delete namespace --wait=false "+name); err != nil {
 			t.Logf("namespace %s stays: %s", name, out)
 		}
 	})
-	return name
 }
 
 // apply applies YAML to a namespace.
@@ -157,10 +161,9 @@ func connects(t *testing.T, namespace, pod, url string) string {
 func blocked(t *testing.T, namespace, pod, url string) {
 	t.Helper()
 	eventually(t, func(out string, err error) bool { return err != nil && curlFailed(out) }, "%s", get(namespace, pod, url))
-	for range 3 {
-		if out, err := sh(t.Context(), get(namespace, pod, url)); err == nil {
-			t.Fatalf("%s reaches %s again: %s", pod, url, out)
-		}
+	again := in(namespace, pod, "for i in 1 2 3; do curl -sS --max-time 3 "+url+" && echo && echo REACHED; done")
+	if out, _ := sh(t.Context(), again); strings.Contains(out, "REACHED") || !curlFailed(out) {
+		t.Fatalf("%s reaches %s again: %s", pod, url, out)
 	}
 }
 

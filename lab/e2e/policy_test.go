@@ -81,8 +81,7 @@ spec:
 func TestNamespaceSelector(t *testing.T) {
 	ns := namespace(t)
 	other := ns + "-other"
-	must(t, "kubectl create namespace %s", other)
-	t.Cleanup(func() { must(t, "kubectl delete namespace --wait=false %s", other) })
+	create(t, other)
 	url := "http://" + serve(t, ns, "server", 1) + ":8080/hostname"
 	client(t, other, "client", 2)
 	apply(t, ns, fmt.Sprintf(`
