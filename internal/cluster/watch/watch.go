@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +49,7 @@ func (c *Client) Run(ctx context.Context, feeds *cluster.Feeds) error {
 		wg.Go(func() { c.follow(ctx, r) })
 	}
 	wg.Go(func() { c.recorder.run(ctx) })
-	wg.Go(func() { c.sayWaiting(ctx, feeds) })
+	wg.Go(func() { c.awaitLists(ctx, feeds) })
 	<-ctx.Done()
 	return nil
 }
@@ -120,20 +121,27 @@ func (c *Client) listerWatcher(r resource) *cache.ListWatch {
 	}
 }
 
-// sayWaiting says what is waited for as long as a list is missing.
-func (c *Client) sayWaiting(ctx context.Context, feeds *cluster.Feeds) {
+// awaitLists says what is waited for as long as a list is missing. In the end
+// it gives the memory back that the lists took: from an API server that cannot
+// stream them (before Kubernetes 1.34) that is many times what is kept.
+func (c *Client) awaitLists(ctx context.Context, feeds *cluster.Feeds) {
+	synced := make(chan struct{})
+	go func() {
+		if feeds.WaitSynced(ctx) == nil {
+			close(synced)
+		}
+	}()
 	ticker := time.NewTicker(waitingPeriod)
 	defer ticker.Stop()
 	for {
-		waiting := feeds.Waiting()
-		if len(waiting) == 0 {
-			return
-		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-synced:
+			debug.FreeOSMemory()
+			return
 		case <-ticker.C:
-			if waiting = feeds.Waiting(); len(waiting) > 0 {
+			if waiting := feeds.Waiting(); len(waiting) > 0 {
 				c.log.Info("waiting for the API server's list of "+strings.Join(waiting, ", "), "server", c.link.server, "because", c.link.why())
 			}
 		}

@@ -3,14 +3,19 @@ package watch
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
@@ -321,4 +326,31 @@ func TestIsAnswer(t *testing.T) {
 	if isAnswer(fmt.Errorf("connection refused")) || !isAnswer(nil) {
 		t.Error("errors of the connection are no answers, success is one")
 	}
+}
+
+// While lists are missing, what is missing and why is said every ten seconds.
+func TestWaitingIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		feeds, log := cluster.NewFeeds(), &logged{}
+		feeds.Pods.Subscribe(func(cluster.Change[cluster.Pod]) {})
+		feeds.Nodes.Subscribe(func(cluster.Change[cluster.Node]) {})
+		c := &Client{log: log.logger(), link: newLink("https://10.0.0.1:6443", log.logger())}
+		go c.awaitLists(t.Context(), feeds)
+		time.Sleep(waitingPeriod + time.Second)
+		c.link.failed(&url.Error{Op: "Get", URL: "https://10.0.0.1:6443/api/v1/pods", Err: errors.New("connect: connection refused")})
+		c.link.failed(errors.New("connect: no route to host"))
+		feeds.Nodes.Replace(nil)
+		time.Sleep(waitingPeriod)
+		c.link.answered()
+		feeds.Pods.Replace(nil)
+		time.Sleep(time.Hour)
+		want := `level=INFO msg="waiting for the API server's list of nodes, pods" server=https://10.0.0.1:6443 because="it has not answered yet"
+level=WARN msg="API server does not answer, trying until it does; what is programmed stays" server=https://10.0.0.1:6443 err="connect: connection refused"
+level=INFO msg="waiting for the API server's list of pods" server=https://10.0.0.1:6443 because="connect: no route to host"
+level=INFO msg="API server answers again" server=https://10.0.0.1:6443 after=10s
+`
+		if diff := cmp.Diff(want, log.String()); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
 }
