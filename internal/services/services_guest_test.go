@@ -1,0 +1,261 @@
+//go:build guest
+
+package services
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+)
+
+const (
+	vip      = "10.96.0.10"
+	vipHTTP  = vip + ":80"
+	vipDNS   = vip + ":53"
+	nodeHTTP = n1Addr + ":30080"
+	nodeDNS  = n1Addr + ":30053"
+)
+
+// webs publishes n1 and a Service "web" with the given endpoints.
+func webs(endpoints ...cluster.Endpoint) func(*cluster.Feeds) {
+	return func(f *cluster.Feeds) {
+		f.Nodes.Set(cluster.Key{Name: "n1"}, node("n1", n1Addr, "10.244.1.0/24"))
+		web := service("web", vip, tcp(80, 30080), udp(53, 30053))
+		f.Services.Set(web.Key, web)
+		setSlice(f, endpoints...)
+	}
+}
+
+func setSlice(f *cluster.Feeds, endpoints ...cluster.Endpoint) {
+	s := slice("web", 8080, endpoints...)
+	f.EndpointSlices.Set(s.Key, s)
+}
+
+func (n *network) servePods() {
+	for _, pod := range []string{"a", "b", "c"} {
+		n.hosts[pod].serve(8080)
+	}
+}
+
+func wants(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s:\n got %s\nwant %s", what, got, want)
+	}
+}
+
+func TestTraffic(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	n.hosts["n1"].serve(9999) // the host's own, on every address
+	n.hosts["n1"].serve(22)
+	c, _, _ := n.start(Config{Hairpin: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	for _, protocol := range []string{"tcp", "udp"} {
+		vip, nodePort := vipHTTP, nodeHTTP
+		if protocol == "udp" {
+			vip, nodePort = vipDNS, nodeDNS
+		}
+		for _, x := range []struct{ from, to, want string }{
+			{"a", vip, "b sees " + aAddr + ", c sees " + aAddr},
+			{"n1", vip, "b sees " + n1Addr + ", c sees " + n1Addr},
+			{"outside", nodePort, "b sees " + outsideAddr + ", c sees " + n1Addr},
+			{"a", nodePort, "b sees " + aAddr + ", c sees " + aAddr},
+			{"n1", nodePort, "b sees " + n1Addr + ", c sees " + n1Addr},
+			{"c", nodePort, "b sees " + cAddr + ", c sees " + n1Addr},
+			{"n2", nodePort, "b sees " + n2Addr + ", c sees " + n1Addr},
+		} {
+			wants(t, protocol+" from "+x.from+" to "+x.to, n.hosts[x.from].answers(protocol, x.to, 2), x.want)
+		}
+		// A Pod that is an endpoint meets itself with the node's address.
+		wants(t, protocol+" from b to itself and c", n.hosts["b"].answers(protocol, vip, 2), "b sees 10.244.1.1, c sees "+bAddr)
+	}
+	for _, from := range []string{"a", "n1"} {
+		for _, network := range []string{"tcp", "udp"} {
+			wants(t, network+" from "+from+" to the host's port at the Service's address", n.hosts[from].get(network, vip+":9999"), "refused")
+		}
+	}
+	wants(t, "the host's own port", n.hosts["outside"].get("tcp", n1Addr+":9999"), "n1 sees "+outsideAddr)
+	wants(t, "ping", n.hosts["a"].ping(vip), "echo reply")
+	if s := c.Status(); s.Services != 1 || s.VirtualServers != 4 || s.RealServers != 8 || s.Addresses != 1 || !s.IPVS {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestWithoutHairpin(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	n.start(Config{}, webs(ready(bAddr, "n1")))
+	wants(t, "from b to itself", n.hosts["b"].get("tcp", vipHTTP), "timeout")
+	wants(t, "from a", n.hosts["a"].get("tcp", vipHTTP), "b sees "+aAddr)
+}
+
+func TestMasqueradeAll(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	n.start(Config{MasqueradeAll: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	wants(t, "from a", n.hosts["a"].answers("tcp", vipHTTP, 2), "b sees 10.244.1.1, c sees "+n1Addr)
+}
+
+// No endpoints, then one, one that terminates, and none again.
+func TestEndpointsComeAndGo(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	a, n1 := n.hosts["a"], n.hosts["n1"]
+	c, feeds, _ := n.start(Config{}, webs())
+	state := func(what, want string) {
+		t.Helper()
+		n.settled(c)
+		for _, from := range []*host{a, n1} {
+			got := from.get("tcp", vipHTTP)
+			if i := len(want); len(got) > i {
+				got = got[:i]
+			}
+			wants(t, what+", from "+from.name, got, want)
+		}
+	}
+	state("no endpoints", "refused")
+	setSlice(feeds, ready(cAddr, "n2"))
+	state("one", "c sees")
+	conn, err := a.dial("tcp", vipHTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "a connection", ask(conn), "c sees "+aAddr)
+	setSlice(feeds, ready(bAddr, "n1"), terminating(cAddr, "n2"))
+	state("one ready, one terminates", "b sees")
+	wants(t, "the connection to the one that terminates", ask(conn), "c sees "+aAddr)
+	setSlice(feeds, terminating(cAddr, "n2"))
+	state("one terminates", "c sees")
+	setSlice(feeds, unready(cAddr, "n2"))
+	state("not ready", "refused")
+	wants(t, "the connection to the one not ready", ask(conn), "c sees "+aAddr)
+	setSlice(feeds)
+	state("none", "refused")
+	feeds.Services.Delete(cluster.Key{Namespace: "default", Name: "web"})
+	n.settled(c)
+	wants(t, "virtual servers", n1.run("ipvsadm", "-Sn"), "")
+	wants(t, "local routes", n1.run("ip", "route", "show", "table", "local", "proto", "17"), "")
+}
+
+// A client with a fixed source port, as some resolvers have.
+func TestDatagramsMoveOn(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	c, feeds, _ := n.start(Config{}, webs(ready(cAddr, "n2")))
+	for _, from := range []string{"a", "n1"} {
+		conn, err := n.hosts[from].dial("udp", vipDNS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(t, "before, from "+from, ask(conn)[:6], "c sees")
+		setSlice(feeds, ready(bAddr, "n1"))
+		n.settled(c)
+		movesTo(t, conn, "b sees")
+		setSlice(feeds, ready(cAddr, "n2"))
+		n.settled(c)
+	}
+	conn, err := n.hosts["outside"].dial("udp", nodeDNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "masqueraded, before", ask(conn), "c sees "+n1Addr)
+	setSlice(feeds, ready(bAddr, "n1"))
+	n.settled(c)
+	movesTo(t, conn, "b sees "+outsideAddr)
+}
+
+// movesTo waits for a flow to get another endpoint: some datagrams may be lost
+// with the old one.
+func movesTo(t *testing.T, conn net.Conn, want string) {
+	t.Helper()
+	got := ""
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if got = ask(conn); strings.HasPrefix(got, want) {
+			return
+		}
+	}
+	t.Errorf("the flow did not move: got %s, want %s", got, want)
+}
+
+// Connections from a client that uses its ports again and again are not slower
+// than others: with IPVS, those whose predecessor is in TIME_WAIT could wait
+// for a second SYN.
+func TestPortReuse(t *testing.T) {
+	n := newNetwork(t)
+	for _, pod := range []string{"b", "c"} {
+		n.hosts[pod].hangUp(8080)
+	}
+	for _, client := range []string{"a", "n1", "outside"} {
+		n.hosts[client].run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40099")
+	}
+	n.start(Config{}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	for mode := range 2 {
+		n.hosts["n1"].run("sysctl", "-w", fmt.Sprintf("net.ipv4.vs.conn_reuse_mode=%d", mode))
+		for client, to := range map[string]string{"a": vipHTTP, "n1": vipHTTP, "outside": nodeHTTP} {
+			var slowest time.Duration
+			began := time.Now()
+			slow := 0
+			for i := range 1000 {
+				start := time.Now()
+				conn, err := n.hosts[client].dialOnce("tcp", to)
+				if err != nil {
+					t.Fatalf("%s, connection %d: %v", client, i, err)
+				}
+				io.Copy(io.Discard, conn)
+				conn.Close()
+				d := time.Since(start)
+				slowest = max(slowest, d)
+				if d > 500*time.Millisecond {
+					slow++
+				}
+			}
+			t.Logf("mode %d %s: slowest %s slow %d, all %s", mode, client, slowest, slow, time.Since(began))
+		}
+	}
+}
+
+// A restart changes nothing and breaks nothing; what was damaged is repaired.
+func TestRestart(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	n1 := n.hosts["n1"]
+	endpoints := webs(ready(bAddr, "n1"), ready(cAddr, "n2"))
+	_, _, stop := n.start(Config{}, endpoints)
+	var conns []net.Conn
+	for range 2 {
+		conn, err := n.hosts["a"].dial("tcp", vipHTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(conn)
+		conns = append(conns, conn)
+	}
+	stop()
+	n1.run("ipvsadm", "-A", "-t", "192.168.99.1:80", "-s", "rr") // somebody else's
+	n1.run("ipvsadm", "-A", "-t", "10.96.9.9:80", "-s", "rr")    // of a former run
+	n1.run("ip", "route", "add", "local", "10.96.9.9", "dev", "lo", "proto", "17")
+	before := n1.run("ipset", "save")
+	c, _, _ := n.start(Config{}, endpoints)
+	if got := c.Status().Changes; got != 2 { // the sweep of 10.96.9.9
+		t.Errorf("%d changes, want 2", got)
+	}
+	wants(t, "sets", n1.run("ipset", "save"), before)
+	for _, conn := range conns {
+		if got := ask(conn); got[2:] != "sees "+aAddr {
+			t.Errorf("a connection over the restart: %s", got)
+		}
+	}
+	n1.run("ipvsadm", "-C")
+	n1.run("ip", "route", "flush", "table", "local", "proto", "17")
+	c.queue.Mark(key{step: stepResync})
+	n.settled(c)
+	wants(t, "after the repair", n.hosts["a"].answers("tcp", vipHTTP, 2), "b sees "+aAddr+", c sees "+aAddr)
+	if c.Status().Repairs == 0 {
+		t.Error("no repairs counted")
+	}
+}
