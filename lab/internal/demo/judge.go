@@ -163,7 +163,8 @@ func (w *walk) judgeAllowed() {
 func (w *walk) judgeBlocked(criterion, pod, why string) {
 	blocked := 0
 	for range 3 {
-		out := w.show("kubectl -n test exec " + pod + " -- wget -qO- --timeout=5 http://web 2>&1 || echo BLOCKED")
+		// Without -q, so that it says why.
+		out := w.show("kubectl -n test exec " + pod + " -- wget -O- --timeout=5 http://web 2>&1 || echo BLOCKED")
 		if strings.Contains(out, "BLOCKED") && !strings.Contains(out, welcome) && wgetRan(out) {
 			blocked++
 		}
