@@ -1,1 +1,144 @@
+// Package app wires the agent from its configuration: the watches of the API
+// server, the kernel's drivers, and the enabled controllers.
 package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/cluster/watch"
+	"github.com/kube-router/kube-router/internal/config"
+)
+
+// The names of the controllers in logs, health and metrics.
+const (
+	routesName   = "routes"
+	servicesName = "services"
+	policyName   = "policy"
+)
+
+// stopTime bounds the end of the agent after SIGTERM. What is programmed
+// stays, so there is little to do.
+const stopTime = 4 * time.Second
+
+// gcPercent is how much garbage there may be for each byte that lives. The
+// agent lives in little memory and makes little garbage at rest.
+const gcPercent = 50
+
+// controller is what the app needs of each of the three.
+type controller interface {
+	// Run programs the kernel and follows the cluster until ctx ends.
+	Run(ctx context.Context) error
+	// Ready is closed when everything was programmed once.
+	Ready() <-chan struct{}
+}
+
+// agent is one run of the agent.
+type agent struct {
+	cfg         config.Config
+	log         *slog.Logger
+	version     string
+	feeds       *cluster.Feeds
+	controllers map[string]controller
+}
+
+// Run runs the agent until ctx ends. Whatever is missing, it waits for and
+// says so; its error is for what waiting cannot mend.
+func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer) error {
+	log := newLogger(logTo, cfg.Verbosity)
+	log.Info("kube-router starts", "version", version, "node", cfg.NodeName, "controllers", strings.Join(enabled(cfg), ","))
+	for _, warning := range cfg.Warnings {
+		log.Warn(warning)
+	}
+	debug.SetGCPercent(gcPercent)
+	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), controllers: map[string]controller{}}
+	err := a.run(ctx)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		log.Info("kube-router stops; what it programmed stays in force")
+		return nil
+	}
+	return err
+}
+
+func (a *agent) run(ctx context.Context) error {
+	client, err := retry(ctx, a.log, "a way to the API server", a.openClient)
+	if err != nil {
+		return err
+	}
+	kernel, err := retry(ctx, a.log, "the kernel's drivers", func() (drivers, error) {
+		return openDrivers(ctx, a.cfg.Families(), a.log)
+	})
+	if err != nil {
+		return err
+	}
+	a.build(ctx, kernel, client)
+	return a.runAll(ctx, client)
+}
+
+// runAll watches, serves and runs the controllers until ctx ends. One that
+// returns an error ends the agent: the DaemonSet starts it anew.
+func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
+	start := func(name string, run func(context.Context) error) {
+		all.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
+	start("health", a.serve)
+	if a.feeds.WaitSynced(ctx) == nil {
+		for name, c := range a.controllers {
+			start(name, c.Run)
+		}
+		<-ctx.Done()
+	}
+	a.wait(&all)
+	return context.Cause(ctx)
+}
+
+// wait waits for all work to end, but not for longer than stopTime.
+func (a *agent) wait(work *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopTime):
+		a.log.Warn("not everything ended in time", "waited", stopTime)
+	}
+}
+
+// enabled names the controllers that are to run, sorted.
+func enabled(cfg config.Config) []string {
+	var names []string
+	for name, on := range map[string]bool{routesName: cfg.RunRouter, servicesName: cfg.RunServiceProxy, policyName: cfg.RunFirewall} {
+		if on {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func newLogger(to io.Writer, verbosity int) *slog.Logger {
+	level := slog.LevelInfo
+	if verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: level}))
+}
