@@ -1,0 +1,217 @@
+package health
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+// logged is a log to look into.
+type logged struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(p)
+}
+
+func (l *logged) count(words string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buffer.String(), words)
+}
+
+func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// freeAddress is an address that nothing listens on.
+func freeAddress(t *testing.T, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// run runs a server until the test ends.
+func run(t *testing.T, o Options) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- NewServer(o).Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// get waits until something answers, and returns status and body.
+func get(t *testing.T, address, path string) string {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		response, err := http.Get("http://" + address + path)
+		if err != nil {
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		return fmt.Sprintf("%d %s", response.StatusCode, body)
+	}
+}
+
+func TestHealthAndReadiness(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		t.Run(host, func(t *testing.T) {
+			programmed := make(chan struct{})
+			address := freeAddress(t, host)
+			run(t, Options{HealthAddress: address, Log: new(logged).logger(), Checks: map[string]Check{
+				"services": func() (bool, string) { return true, "" },
+				"routes":   Once(programmed, func() string { return "waiting for the node's pod CIDR" }),
+			}})
+			expect := func(path, want string) {
+				t.Helper()
+				if got := get(t, address, path); got != want {
+					t.Errorf("%s: got %q, want %q", path, got, want)
+				}
+			}
+			expect("/healthz", "200 ok\n")
+			expect("/readyz", "503 routes: waiting for the node's pod CIDR\nservices: ready\n")
+			close(programmed)
+			expect("/readyz", "200 routes: ready\nservices: ready\n")
+			// The metrics have an address of their own.
+			expect("/metrics", "404 404 page not found\n")
+		})
+	}
+}
+
+// A port that is taken is waited for: one line then, and one when it is free.
+func TestPortTaken(t *testing.T) {
+	holder, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &logged{}
+	run(t, Options{HealthAddress: holder.Addr().String(), Log: log.logger()})
+	for deadline := time.Now().Add(10 * time.Second); log.count("--health-port set another address") == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the failure is not logged")
+		}
+	}
+	holder.Close()
+	if got := get(t, holder.Addr().String(), "/healthz"); got != "200 ok\n" {
+		t.Errorf("got %q", got)
+	}
+	if log.count("cannot listen") != 1 || log.count("health server listens now") != 1 {
+		t.Errorf("log:\n%s", log.buffer.String())
+	}
+}
+
+func TestNothingIsServedWithoutAddresses(t *testing.T) {
+	if err := NewServer(Options{Log: new(logged).logger()}).Run(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// all are the metrics of an agent with all controllers.
+func all(log *slog.Logger) *Metrics {
+	m := NewMetrics("v3.0.0", log)
+	m.AddBGPSessions(func() map[string]bool { return map[string]bool{"192.168.1.11": true, "fd00::b": false} })
+	m.AddIPVSConnections(func() (uint64, error) { return 42, nil })
+	m.AddRuleCount(func() int { return 7 })
+	m.ObserveSync("routes", 3*time.Millisecond)
+	return m
+}
+
+func TestMetrics(t *testing.T) {
+	address := freeAddress(t, "127.0.0.1")
+	run(t, Options{MetricsAddress: address, Metrics: all(new(logged).logger()).Handler(), Log: new(logged).logger()})
+	got := get(t, address, "/metrics")
+	for _, line := range []string{
+		`kube_router_bgp_session_up{neighbor="192.168.1.11"} 1`,
+		`kube_router_bgp_session_up{neighbor="fd00::b"} 0`,
+		`kube_router_service_proxy_ipvs_connections_total 42`,
+		`kube_router_firewall_iptables_rules_total 7`,
+		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.0025"} 0`,
+		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.005"} 1`,
+		`kube_router_controller_sync_duration_seconds_count{controller="routes"} 1`,
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") {
+			t.Errorf("there is no %s", line)
+		}
+	}
+	for _, part := range []string{`kube_router_build_info{goversion="go`, `version="v3.0.0"} 1`, "\nprocess_resident_memory_bytes ", "\ngo_goroutines "} {
+		if !strings.Contains(got, part) {
+			t.Errorf("there is no %q", part)
+		}
+	}
+	if t.Failed() {
+		t.Log(got)
+	}
+}
+
+func TestMetricsOfControllersThatDoNotRun(t *testing.T) {
+	families, err := NewMetrics("v", new(logged).logger()).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "kube_router_") {
+			names = append(names, f.GetName())
+		}
+	}
+	if !slices.Equal(names, []string{"kube_router_build_info"}) {
+		t.Errorf("listed: %q", names)
+	}
+}
+
+// One metric that cannot be had costs only itself.
+func TestMetricThatFails(t *testing.T) {
+	log := &logged{}
+	m := NewMetrics("v", log.logger())
+	m.AddIPVSConnections(func() (uint64, error) { return 0, errors.New("no such module: ip_vs") })
+	m.AddRuleCount(func() int { return 7 })
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "firewall_iptables_rules_total 7") || strings.Contains(w.Body.String(), "ipvs_connections_total ") {
+		t.Errorf("status %d:\n%s", w.Code, w.Body)
+	}
+	if log.count("no such module: ip_vs") != 1 {
+		t.Error("the failure is not logged")
+	}
+}
+
+// The names follow the conventions of Prometheus, with one exception: the
+// rules' established name ends as a counter's.
+func TestMetricsFollowConventions(t *testing.T) {
+	problems, err := testutil.GatherAndLint(all(new(logged).logger()).registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []promlint.Problem{{Metric: "kube_router_firewall_iptables_rules_total", Text: `non-counter metrics should not have "_total" suffix`}}
+	if !slices.Equal(problems, want) {
+		t.Errorf("got %q, want %q", problems, want)
+	}
+}

@@ -1,0 +1,119 @@
+package health
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// namespace begins every name of a metric.
+const namespace = "kube_router"
+
+// The bounds on scrapes: each reads the kernel.
+const (
+	mostScrapes   = 4
+	scrapeTimeout = 10 * time.Second
+)
+
+// Metrics are the agent's Prometheus metrics. What a controller that does not
+// run would have is not listed: the app asks for each with its Add method.
+type Metrics struct {
+	registry *prometheus.Registry
+	syncs    *prometheus.HistogramVec
+	log      *slog.Logger
+}
+
+// NewMetrics returns the metrics that every agent has.
+func NewMetrics(version string, log *slog.Logger) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), log: log}
+	m.syncs = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: namespace,
+		Name:      "controller_sync_duration_seconds",
+		Help:      "How long a controller took to bring the kernel to the desired state.",
+		Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"controller"})
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace:   namespace,
+		Name:        "build_info",
+		Help:        "The version of this agent and of the Go that built it; always 1.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.syncs, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// ObserveSync notes that a controller brought the kernel to the desired state,
+// and how long that took.
+func (m *Metrics) ObserveSync(controller string, took time.Duration) {
+	m.syncs.WithLabelValues(controller).Observe(took.Seconds())
+}
+
+// AddBGPSessions lists the BGP sessions. sessions is called at each scrape; it
+// says of each neighbor's address whether the session is established.
+func (m *Metrics) AddBGPSessions(sessions func() map[string]bool) {
+	up := prometheus.NewDesc(namespace+"_bgp_session_up", "Whether the BGP session with a neighbor is established.", []string{"neighbor"}, nil)
+	m.registry.MustRegister(atScrape{up, func(ch chan<- prometheus.Metric) {
+		for neighbor, established := range sessions() {
+			value := 0.0
+			if established {
+				value = 1
+			}
+			ch <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, value, neighbor)
+		}
+	}})
+}
+
+// AddIPVSConnections counts the connections that IPVS has scheduled.
+// connections is called at each scrape.
+func (m *Metrics) AddIPVSConnections(connections func() (uint64, error)) {
+	total := prometheus.NewDesc(namespace+"_service_proxy_ipvs_connections_total", "Connections that IPVS has scheduled to endpoints, over all virtual servers.", nil, nil)
+	m.registry.MustRegister(atScrape{total, func(ch chan<- prometheus.Metric) {
+		n, err := connections()
+		if err != nil {
+			ch <- prometheus.NewInvalidMetric(total, fmt.Errorf("IPVS connections: %w", err))
+			return
+		}
+		ch <- prometheus.MustNewConstMetric(total, prometheus.CounterValue, float64(n))
+	}})
+}
+
+// AddRuleCount tells the number of iptables rules of the policy controller.
+// count is called at each scrape.
+//
+// The name is an established one that dashboards use, although the number can
+// fall and Prometheus keeps the suffix _total for counters.
+func (m *Metrics) AddRuleCount(count func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace,
+		Name:      "firewall_iptables_rules_total",
+		Help:      "iptables rules that enforce NetworkPolicies on this node, at present.",
+	}, func() float64 { return float64(count()) }))
+}
+
+// Handler answers scrapes. A metric that cannot be had is logged and left out;
+// the others are given.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: mostScrapes,
+		Timeout:             scrapeTimeout,
+	})
+}
+
+// atScrape is a metric whose values are looked up when they are asked for.
+type atScrape struct {
+	desc    *prometheus.Desc
+	collect func(chan<- prometheus.Metric)
+}
+
+func (a atScrape) Describe(ch chan<- *prometheus.Desc) { ch <- a.desc }
+func (a atScrape) Collect(ch chan<- prometheus.Metric) { a.collect(ch) }
