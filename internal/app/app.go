@@ -17,6 +17,7 @@ import (
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
+	"github.com/kube-router/kube-router/internal/health"
 )
 
 // The names of the controllers in logs, health and metrics.
@@ -34,21 +35,14 @@ const stopTime = 4 * time.Second
 // agent lives in little memory and makes little garbage at rest.
 const gcPercent = 50
 
-// controller is what the app needs of each of the three.
-type controller interface {
-	// Run programs the kernel and follows the cluster until ctx ends.
-	Run(ctx context.Context) error
-	// Ready is closed when everything was programmed once.
-	Ready() <-chan struct{}
-}
-
 // agent is one run of the agent.
 type agent struct {
-	cfg         config.Config
-	log         *slog.Logger
-	version     string
-	feeds       *cluster.Feeds
-	controllers map[string]controller
+	cfg     config.Config
+	log     *slog.Logger
+	version string
+	feeds   *cluster.Feeds
+	metrics *health.Metrics
+	parts   []part
 }
 
 // Run runs the agent until ctx ends. Whatever is missing, it waits for and
@@ -60,7 +54,8 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 		log.Warn(warning)
 	}
 	debug.SetGCPercent(gcPercent)
-	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), controllers: map[string]controller{}}
+	watch.RouteKlog(log)
+	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
 	err := a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		log.Info("kube-router stops; what it programmed stays in force")
@@ -80,7 +75,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.build(ctx, kernel, client)
+	a.build(kernel, client)
 	return a.runAll(ctx, client)
 }
 
@@ -98,10 +93,10 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
 		})
 	}
 	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
-	start("health", a.serve)
+	start("health", a.server().Run)
 	if a.feeds.WaitSynced(ctx) == nil {
-		for name, c := range a.controllers {
-			start(name, c.Run)
+		for _, p := range a.parts {
+			start(p.name, p.controller.Run)
 		}
 		<-ctx.Done()
 	}

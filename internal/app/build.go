@@ -2,14 +2,31 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/routes"
 	"github.com/kube-router/kube-router/internal/services"
 )
+
+// controller is what the app needs of each of the three.
+type controller interface {
+	// Run programs the kernel and follows the cluster until ctx ends.
+	Run(ctx context.Context) error
+	// Ready is closed when everything was programmed once.
+	Ready() <-chan struct{}
+}
+
+// part is a controller, and why it is not done yet, in words.
+type part struct {
+	name       string
+	controller controller
+	reason     func() string
+}
 
 // openClient prepares the connection to the API server.
 func (a *agent) openClient() (*watch.Client, error) {
@@ -21,43 +38,69 @@ func (a *agent) openClient() (*watch.Client, error) {
 
 // build makes the enabled controllers. Each subscribes to what it needs, so
 // only the watches of the enabled ones are opened.
-func (a *agent) build(_ context.Context, d drivers, client *watch.Client) {
-	cfg := a.cfg
-	if cfg.RunRouter {
-		c := routes.New(routes.Config{
-			NodeName: cfg.NodeName, Families: cfg.Families(), ASN: cfg.BGP.ASN, FullMesh: cfg.BGP.NodesFullMesh,
-			BGPPort: cfg.BGP.Port, RouterID: cfg.BGP.RouterID, GenerateRouterID: cfg.BGP.GenerateRouterID,
-			GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
-			AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
-			CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, SyncPeriod: cfg.RoutesSyncPeriod,
-		}, a.feeds, routes.Drivers{
-			Speak: routes.SpeakBGP, Routes: d.routes, Links: d.links, Sysctl: d.sysctl,
-			Modules: module.Load, Sets: d.sets, Rules: d.rules,
-		}, client.Events(), a.log)
-		a.add(routesName, c)
+func (a *agent) build(d drivers, client *watch.Client) {
+	if a.cfg.RunRouter {
+		a.parts = append(a.parts, a.routes(d, client))
 	}
-	if cfg.RunServiceProxy {
-		c := services.New(services.Config{
-			NodeName: cfg.NodeName, Families: cfg.Families(), Scheduler: cfg.Services.Scheduler,
-			Hairpin: cfg.Services.HairpinMode, MasqueradeAll: cfg.Services.MasqueradeAll,
-			ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: services.PortRange(cfg.Services.NodePorts),
-			SyncPeriod: cfg.IPVSSyncPeriod,
-		}, a.feeds, services.Drivers{
-			OpenIPVS: openIPVS, Routes: d.routes, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
-		}, client.Events(), a.log)
-		a.add(servicesName, c)
+	if a.cfg.RunServiceProxy {
+		a.parts = append(a.parts, a.services(d, client))
 	}
-	if cfg.RunFirewall {
-		c := policy.New(policy.Config{
-			Node: cfg.NodeName, Families: cfg.Families(), ServiceRanges: cfg.Services.ClusterIPRanges,
-			FirstPort: cfg.Services.NodePorts.First, LastPort: cfg.Services.NodePorts.Last,
-			SyncPeriod: cfg.IPTablesSyncPeriod,
-		}, a.feeds, d.sets, d.rules, a.log)
-		a.add(policyName, c)
+	if a.cfg.RunFirewall {
+		a.parts = append(a.parts, a.policy(d))
 	}
 }
 
-func (a *agent) add(name string, c controller) { a.controllers[name] = c }
+// synced is what a controller tells after each round of changes.
+func (a *agent) synced(name string) func(time.Duration) {
+	return func(took time.Duration) { a.metrics.ObserveSync(name, took) }
+}
+
+func (a *agent) routes(d drivers, client *watch.Client) part {
+	cfg := a.cfg
+	c := routes.New(routes.Config{
+		NodeName: cfg.NodeName, Families: cfg.Families(), ASN: cfg.BGP.ASN, FullMesh: cfg.BGP.NodesFullMesh,
+		BGPPort: cfg.BGP.Port, RouterID: cfg.BGP.RouterID, GenerateRouterID: cfg.BGP.GenerateRouterID,
+		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
+		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
+		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, SyncPeriod: cfg.RoutesSyncPeriod,
+		Synced: a.synced(routesName),
+	}, a.feeds, routes.Drivers{
+		Speak: routes.SpeakBGP, Routes: d.routes, Links: d.links, Sysctl: d.sysctl,
+		Modules: module.Load, Sets: d.sets, Rules: d.rules,
+	}, client.Events(), a.log)
+	a.metrics.AddBGPSessions(func() map[string]bool {
+		up := map[string]bool{}
+		for _, peer := range c.Status().Peers {
+			up[peer.Addr.String()] = peer.Established()
+		}
+		return up
+	})
+	return part{routesName, c, func() string {
+		for _, p := range c.Status().Pending {
+			return pending(p.What, p.Err)
+		}
+		return ""
+	}}
+}
+
+func (a *agent) services(d drivers, client *watch.Client) part {
+	cfg := a.cfg
+	c := services.New(services.Config{
+		NodeName: cfg.NodeName, Families: cfg.Families(), Scheduler: cfg.Services.Scheduler,
+		Hairpin: cfg.Services.HairpinMode, MasqueradeAll: cfg.Services.MasqueradeAll,
+		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: services.PortRange(cfg.Services.NodePorts),
+		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName),
+	}, a.feeds, services.Drivers{
+		OpenIPVS: openIPVS, Routes: d.routes, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
+	}, client.Events(), a.log)
+	a.metrics.AddIPVSConnections(ipvs.Connections)
+	return part{servicesName, c, func() string {
+		for _, p := range c.Status().Pending {
+			return pending(p.What, p.Err)
+		}
+		return ""
+	}}
+}
 
 // openIPVS is ipvs.Open without the typed nil that an error would come with.
 func openIPVS() (ipvs.Interface, error) {
@@ -66,4 +109,21 @@ func openIPVS() (ipvs.Interface, error) {
 		return nil, err
 	}
 	return k, nil
+}
+
+func (a *agent) policy(d drivers) part {
+	cfg := a.cfg
+	c := policy.New(policy.Config{
+		Node: cfg.NodeName, Families: cfg.Families(), ServiceRanges: cfg.Services.ClusterIPRanges,
+		FirstPort: cfg.Services.NodePorts.First, LastPort: cfg.Services.NodePorts.Last,
+		SyncPeriod: cfg.IPTablesSyncPeriod,
+	}, a.feeds, d.sets, d.rules, a.log)
+	a.metrics.AddRuleCount(func() int {
+		count := 0
+		for _, rules := range d.rules {
+			count += rules.RuleCount()[iptables.Filter]
+		}
+		return count
+	})
+	return part{policyName, c, func() string { return "" }}
 }

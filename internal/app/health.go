@@ -1,30 +1,40 @@
 package app
 
 import (
-	"context"
 	"fmt"
-	"net"
-	"net/http"
+	"strings"
+
+	"github.com/kube-router/kube-router/internal/health"
 )
 
-func (a *agent) serve(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		for name, c := range a.controllers {
-			select {
-			case <-c.Ready():
-			default:
-				http.Error(w, name+" not ready", 503)
-				return
-			}
-		}
-	})
-	l, err := net.Listen("tcp", a.cfg.HealthAddress)
-	if err != nil {
-		return err
+// server is what answers for the agent. Its checks say in words what each
+// controller still waits for.
+func (a *agent) server() *health.Server {
+	checks := map[string]health.Check{}
+	for _, p := range a.parts {
+		checks[p.name] = health.Once(p.controller.Ready(), func() string { return a.waiting(p) })
 	}
-	go http.Serve(l, mux)
-	<-ctx.Done()
-	return nil
+	return health.NewServer(health.Options{
+		HealthAddress: a.cfg.HealthAddress, Checks: checks,
+		MetricsAddress: a.cfg.MetricsAddress, Metrics: a.metrics.Handler(), Log: a.log,
+	})
+}
+
+// waiting says why a controller is not ready.
+func (a *agent) waiting(p part) string {
+	if lists := a.feeds.Waiting(); len(lists) > 0 {
+		return "waiting for the API server's list of " + strings.Join(lists, ", ")
+	}
+	if reason := p.reason(); reason != "" {
+		return reason
+	}
+	return "programming the kernel"
+}
+
+// pending is one line of what a controller has not done.
+func pending(what string, err error) string {
+	if err == nil {
+		return what
+	}
+	return fmt.Sprintf("%s: %v", what, err)
 }

@@ -60,6 +60,8 @@ type Config struct {
 
 	// SyncPeriod is how often the kernel is read back and drift repaired.
 	SyncPeriod time.Duration
+	// Synced is told how long each round of changes took; nil is allowed.
+	Synced func(time.Duration)
 }
 
 // Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
@@ -230,7 +232,11 @@ func (c *Controller) Run(ctx context.Context) error {
 		if keys == nil {
 			return nil
 		}
+		began := time.Now()
 		c.work(ctx, keys)
+		if c.config.Synced != nil {
+			c.config.Synced(time.Since(began))
+		}
 	}
 }
 

@@ -50,6 +50,8 @@ type Config struct {
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
 	// never.
 	SyncPeriod time.Duration
+	// Synced is told how long each round of changes took; nil is allowed.
+	Synced func(time.Duration)
 }
 
 // PortRange is an inclusive range of ports.
@@ -129,6 +131,8 @@ type Controller struct {
 	plan      plan
 	touched   map[cluster.Key]*resources
 	complaint map[string]string
+	// ruleChanges are the chains and jumps that were changed.
+	ruleChanges uint64
 
 	mu     sync.Mutex
 	status Status
@@ -192,7 +196,11 @@ func (c *Controller) Run(ctx context.Context) error {
 		if keys == nil {
 			return nil
 		}
+		began := time.Now()
 		c.work(ctx, keys)
+		if c.config.Synced != nil {
+			c.config.Synced(time.Since(began))
+		}
 	}
 }
 
