@@ -256,7 +256,8 @@ func (h *host) ping(to string) string {
 	}
 	buf := make([]byte, 100)
 	for {
-		if _, err := conn.Read(buf); err != nil {
+		// ReadFrom, unlike Read, leaves the IP header out.
+		if _, _, err := conn.(net.PacketConn).ReadFrom(buf); err != nil {
 			return err.Error()
 		}
 		switch buf[0] {

@@ -15,7 +15,7 @@ type parameter struct{ name, value string }
 
 // parameters are what the kernel must do for Services
 // (Documentation/networking/ipvs-sysctl.rst, ip-sysctl.rst).
-func parameters(families []inet.Family) []parameter {
+func parameters(families []inet.Family, release string) []parameter {
 	list := []parameter{
 		// Connections of IPVS are those of conntrack: the filter sees them as
 		// established, and the nat table can masquerade them.
@@ -24,6 +24,7 @@ func parameters(families []inet.Family) []parameter {
 		// ports is not sent to a server of weight 0.
 		{"net/ipv4/vs/expire_nodest_conn", "1"},
 		{"net/ipv4/vs/expire_quiescent_template", "1"},
+		{"net/ipv4/vs/conn_reuse_mode", connReuseMode(release)},
 		// No answer to ARP for the addresses of Services, which are on no
 		// link, nor are they spoken of in questions.
 		{"net/ipv4/conf/all/arp_ignore", "1"},
@@ -40,13 +41,26 @@ func parameters(families []inet.Family) []parameter {
 	return list
 }
 
+// connReuseMode is what becomes of a new connection on the ports of one that
+// has ended: 1 chooses a real server anew. Before Linux 5.9 that dropped the
+// first packet, so that the client waited for a second; there 0 keeps the
+// server ("ipvs: allow connection reuse for unconfirmed conntrack").
+func connReuseMode(release string) string {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err == nil && (major < 5 || major == 5 && minor < 9) {
+		return "0"
+	}
+	return "1"
+}
+
 // preparePlatform loads modules and sets sysctls. Modules that could not be
 // loaded are only told of where a sysctl of theirs is missing: they may be
 // built in, or the container may lack /lib/modules while the host has them.
 func (c *Controller) preparePlatform() error {
 	moduleErr := c.drivers.Modules("ip_vs", "br_netfilter")
 	var errs []error
-	for _, p := range parameters(c.config.Families) {
+	release, _ := c.drivers.Sysctl.Get("kernel/osrelease")
+	for _, p := range parameters(c.config.Families, release) {
 		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
 		if err != nil {
 			errs = append(errs, err)

@@ -32,9 +32,9 @@ func (c *Controller) applyRules(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("no iptables for %s", f))
 			continue
 		}
-		if _, err := rules.Apply(ctx, section(f, c.config)); err != nil {
-			errs = append(errs, err)
-		}
+		changed, err := rules.Apply(ctx, section(f, c.config))
+		c.ruleChanges += uint64(changed)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -85,7 +85,8 @@ func filterRules(f inet.Family) []string {
 // the client is the host; so between Pods the client's address is preserved:
 // their packets enter IPVS on their own node.
 func masqueradeRules(f inet.Family, config Config) []string {
-	const forwarded = "-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ "
+	// --vdir implies --ipvs, which iptables-save does not print beside it.
+	const forwarded = "-m ipvs --vdir ORIGINAL --vmethod MASQ "
 	var rules []string
 	if config.Hairpin {
 		rules = append(rules, `-m set --match-set `+setName(hairpinSet, f)+

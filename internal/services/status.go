@@ -22,8 +22,8 @@ type Status struct {
 	// Pending is what is not done, longest first.
 	Pending  []Pending
 	LastSync time.Time
-	// Repairs counts what resyncs had to repair, Changes the operations on
-	// IPVS and on routes.
+	// Repairs counts what resyncs had to repair, Changes all that was changed
+	// in the kernel but sysctls.
 	Repairs, Changes uint64
 }
 
@@ -52,7 +52,7 @@ func (c *Controller) updateStatus() {
 	defer c.mu.Unlock()
 	c.status.NodeAddrs = c.me.addrs
 	c.status.Services, c.status.RealServers, c.status.Addresses = len(c.plan.services), c.plan.reals, len(c.plan.vips)
-	c.status.Changes = c.routes.Counters().Changes
+	c.status.Changes = c.ruleChanges + c.routes.Counters().Changes + c.sets.Counters().Changes
 	if c.servers != nil {
 		c.status.IPVS = true
 		c.status.VirtualServers = c.servers.Len()
