@@ -15,6 +15,7 @@ NODE   ?= 1
 CMD    ?= hostname
 
 export CGO_ENABLED := 0
+export VERSION
 
 .PHONY: help build lab-tool test unit kernel guest lint demo e2e image lab-up lab-down lab-exec clean
 
@@ -49,7 +50,7 @@ guest: lab-tool # drivers on a kernel that has IPVS and IPIP
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
 	@$(STAGE) run gofmt scripts/gofmt
-	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./...'
+	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab/addons ./coredns ./pause'
 	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./...'
 	@$(STAGE) run 'go.mod is tidy' go mod tidy -diff
 	@$(STAGE) end lint

@@ -3,7 +3,6 @@
 package ipvs
 
 import (
-	"fmt"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -110,5 +109,5 @@ func TestFiveThousandServers(t *testing.T) {
 	if err != nil || strings.Count(string(out), "-A ") != n {
 		t.Errorf("ipvsadm: %v", err)
 	}
-	t.Log(fmt.Sprintf("ipvsadm -Sn takes %s for comparison", time.Since(begin).Round(time.Millisecond)))
+	t.Logf("ipvsadm -Sn takes %s for comparison", time.Since(begin).Round(time.Millisecond))
 }

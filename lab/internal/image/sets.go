@@ -57,13 +57,17 @@ func ProductArchive(ctx context.Context, ws workspace.Workspace, log *progress.L
 }
 
 // buildProduct leaves to the go command what is to be done: it knows the
-// sources.
+// sources. VERSION is what the Makefile found, and what the agent will say.
 func buildProduct(ctx context.Context, ws workspace.Workspace) error {
+	stamp := "-s -w"
+	if version := os.Getenv("VERSION"); version != "" {
+		stamp += " -X main.version=" + version
+	}
 	for name, pkg := range map[string]string{
 		"kube-router": "./cmd/kube-router",
 		"gobgp":       "github.com/osrg/gobgp/v4/cmd/gobgp",
 	} {
-		if err := build.Go(ctx, ws.Root, "build", "-ldflags=-s -w", "-o", ws.Bin(name), pkg); err != nil {
+		if err := build.Go(ctx, ws.Root, "build", "-ldflags="+stamp, "-o", ws.Bin(name), pkg); err != nil {
 			return err
 		}
 	}
