@@ -1,0 +1,103 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/config"
+	"github.com/kube-router/kube-router/internal/health"
+)
+
+// kubeconfig of an API server that nobody asks.
+const kubeconfig = `{"apiVersion":"v1","kind":"Config","current-context":"c",
+"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
+"clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],
+"users":[{"name":"u","user":{"token":"t"}}]}`
+
+func newAgent(t *testing.T, args ...string) *agent {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, []byte(kubeconfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"NODE_NAME": "node1"}
+	cfg, err := config.Parse(append(args, "--kubeconfig="+file), func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	return &agent{cfg: cfg, log: log, version: "test", feeds: cluster.NewFeeds(), metrics: health.NewMetrics("test", log)}
+}
+
+// Only the watches that the enabled controllers need are opened.
+func TestWatchesFollowTheControllers(t *testing.T) {
+	const none = "--run-router=false --run-service-proxy=false --run-firewall=false "
+	for flags, want := range map[string]string{
+		none + "--run-router":        "nodes",
+		none + "--run-service-proxy": "nodes services endpointslices",
+		none + "--run-firewall":      "pods namespaces networkpolicies",
+		"":                           "nodes services endpointslices pods namespaces networkpolicies",
+	} {
+		a := newAgent(t, strings.Fields(flags)...)
+		client, err := a.openClient()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.build(drivers{}, client)
+		if got := strings.Join(a.feeds.Waiting(), " "); got != want {
+			t.Errorf("%q watches %q, want %q", flags, got, want)
+		}
+	}
+}
+
+// What is missing is waited for, and the wait ends with the agent.
+func TestRetryWaitsUntilItIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said strings.Builder
+		log := slog.New(slog.NewTextHandler(&said, nil))
+		tries := 0
+		got, err := retry(t.Context(), log, "the kernel", func() (string, error) {
+			if tries++; tries < 4 {
+				return "", errors.New("no iptables")
+			}
+			return "open", nil
+		})
+		if got != "open" || err != nil || tries != 4 {
+			t.Errorf("%q, %v after %d tries", got, err, tries)
+		}
+		if n := strings.Count(said.String(), "waiting for the kernel"); n != 1 {
+			t.Errorf("said %d times what it waits for:\n%s", n, said.String())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := retry(ctx, log, "", func() (string, error) { return "", errors.New("never") }); !errors.Is(err, context.Canceled) {
+			t.Errorf("the wait ended with %v", err)
+		}
+	})
+}
+
+// Each controller that is not ready says why, in words.
+func TestWaitingInWords(t *testing.T) {
+	a := newAgent(t)
+	client, err := a.openClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.build(drivers{}, client)
+	p := part{name: "routes", reason: func() string { return "the node's pod CIDR" }}
+	if got := a.waiting(p); !strings.Contains(got, "the API server's list of nodes") {
+		t.Errorf("before the lists: %q", got)
+	}
+	a.feeds = cluster.NewFeeds()
+	if got := a.waiting(p); got != "the node's pod CIDR" {
+		t.Errorf("after the lists: %q", got)
+	}
+}
