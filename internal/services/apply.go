@@ -139,11 +139,14 @@ func (b *batch) run() {
 	b.edit(hairpinSet, nil, del, b.hairpinFailed)
 }
 
+// wantedServers are the virtual servers to be, nil for none. One whose port
+// could not be closed stays: its packets would reach the host.
 func (b *batch) wantedServers() map[ipvs.ID]*ipvs.Server {
 	want := make(map[ipvs.ID]*ipvs.Server, len(b.resources.virtuals))
 	for id := range b.resources.virtuals {
-		v, _ := b.plan.virtuals.granted(id)
-		want[id] = v.server
+		if v, _ := b.plan.virtuals.granted(id); v.server != nil || b.failedVirtuals[id] == nil {
+			want[id] = v.server
+		}
 	}
 	return want
 }

@@ -3,14 +3,11 @@ package services
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
@@ -50,81 +47,6 @@ const emptyState = `
 # ipset save
 add kube-router-node-pods 10.244.1.0/24
 `
-
-func TestRules(t *testing.T) {
-	config := config46()
-	config.Hairpin = true
-	bubble(t, func(t *testing.T, w *world) {
-		defer w.start(config, set(n1)).stop()
-		for table, want := range map[iptables.Table]string{
-			iptables.Filter: `*filter
-:INPUT ACCEPT [0:0]
-:FORWARD ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
-:KUBE-ROUTER-SERVICES - [0:0]
--A INPUT -j KUBE-ROUTER-SERVICES
--A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-drop dst,dst -m comment --comment "services with endpoints on other nodes only" -j DROP
--A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-prt dst,dst -m comment --comment "services" -j ACCEPT
--A KUBE-ROUTER-SERVICES -p tcp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset
--A KUBE-ROUTER-SERVICES ! -p icmp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with icmp-port-unreachable
-COMMIT
-`,
-			iptables.NAT: `*nat
-:PREROUTING ACCEPT [0:0]
-:INPUT ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:KUBE-ROUTER-MASQUERADE - [0:0]
--A POSTROUTING -j KUBE-ROUTER-MASQUERADE
--A KUBE-ROUTER-MASQUERADE -m set --match-set kube-router-hairpin dst,dst,src -m comment --comment "pods to themselves" -j MASQUERADE --random-fully
--A KUBE-ROUTER-MASQUERADE -m ipvs --vdir ORIGINAL --vmethod MASQ -m set ! --match-set kube-router-node-pods src -m set ! --match-set kube-router-node-pods dst -m addrtype ! --src-type LOCAL -m comment --comment "neither end is here" -j MASQUERADE --random-fully
-COMMIT
-`,
-		} {
-			if d := cmp.Diff(want, w.rules[inet.IPv4].Text(table)); d != "" {
-				t.Errorf("IPv4 %s (-want +got):\n%s", table, d)
-			}
-			want = strings.NewReplacer("kube-router-", "inet6:kube-router-", "! -p icmp", "! -p ipv6-icmp",
-				"with icmp-port", "with icmp6-port").Replace(want)
-			if d := cmp.Diff(want, w.rules[inet.IPv6].Text(table)); d != "" {
-				t.Errorf("IPv6 %s (-want +got):\n%s", table, d)
-			}
-		}
-	})
-}
-
-func TestMasqueradeAllRule(t *testing.T) {
-	config := config4()
-	config.MasqueradeAll = true
-	got := masqueradeRules(inet.IPv4, config)
-	want := []string{`-m ipvs --vdir ORIGINAL --vmethod MASQ -m comment --comment "all that is forwarded" -j MASQUERADE --random-fully`}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-}
-
-func TestSysctls(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		defer w.start(config46(), set(n1)).stop()
-		for name, want := range map[string]string{
-			"net/ipv4/vs/conntrack": "1", "net/ipv4/vs/expire_nodest_conn": "1", "net/ipv4/vs/expire_quiescent_template": "1",
-			"net/ipv4/vs/conn_reuse_mode": "1", "net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2",
-			"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1",
-			"net/ipv6/conf/all/forwarding": "1", "net/bridge/bridge-nf-call-ip6tables": "1",
-		} {
-			if got, _ := w.sysctl.Get(name); got != want {
-				t.Errorf("%s is %q, want %q", name, got, want)
-			}
-		}
-	})
-	for release, want := range map[string]string{
-		"4.19.0": "0", "5.8.18-100.fc31": "0", "5.9.0": "1", "5.10.0-8-amd64": "1", "6.1.0": "1", "": "1",
-	} {
-		if got := connReuseMode(release); got != want {
-			t.Errorf("Linux %s: conn_reuse_mode %s, want %s", release, got, want)
-		}
-	}
-}
 
 // The check of the world looks after each change: nothing is let through that
 // IPVS does not serve.
@@ -185,109 +107,21 @@ func TestCostOfOneService(t *testing.T) {
 	})
 }
 
-func TestRestartChangesNothing(t *testing.T) {
-	config := config46()
-	config.Hairpin = true
-	bubble(t, func(t *testing.T, w *world) {
-		w.start(config, set(n1, web, webSlice, dns, dnsSlice)).stop()
-		was, state := w.changes(), w.state()
-		for range 2 {
-			r := w.start(config, set(n1, web, webSlice, dns, dnsSlice))
-			r.stop()
-			if s := r.Status(); s.Changes != 0 {
-				t.Errorf("the status counts %d changes", s.Changes)
-			}
-		}
-		if now := w.changes(); now != was {
-			t.Errorf("a restart made changes:\nwas %s\nis  %s", was, now)
-		}
-		w.wants(state)
-	})
-}
-
-// What a former run left goes once everything was programmed; what is others'
-// stays.
-func TestSweep(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.start(config4(), set(n1, web, webSlice, dns, dnsSlice)).stop()
-		w.lax = true
-		server := func(addr string) []ipvs.Change {
-			id := ipvs.ID{Protocol: inet.TCP, Addr: netip.MustParseAddrPort(addr)}
-			return []ipvs.Change{
-				{Op: ipvs.AddServer, ID: id, Config: ipvs.Config{Scheduler: "wlc"}},
-				{Op: ipvs.AddReal, ID: id, RealAddr: netip.MustParseAddrPort("172.16.0.1:80"), Real: ipvs.Real{Weight: 1}},
-			}
-		}
-		for _, addr := range []string{
-			"10.99.0.1:443", "192.168.7.11:30999", "203.0.113.7:80", // ours: cluster IP, node port, and one with a route
-			"192.168.7.11:80", "192.168.7.12:30999", "203.0.113.8:80", // of others
-		} {
-			w.ipvs.Apply(server(addr))
-		}
-		former := vipRoute(addr("203.0.113.7"), netip.Addr{})
-		if err := w.routes.Replace(former); err != nil {
-			t.Fatal(err)
-		}
-		w.sets.Apply([]ipset.Change{
-			{Op: ipset.Add, Name: portSet, Entry: ipset.IPPort(inet.TCP, netip.MustParseAddrPort("203.0.113.7:80"))},
-			{Op: ipset.Create, Name: "kube-router-node-ips", Spec: ipset.Spec{Type: ipset.HashIP, Family: inet.IPv4}},
-			{Op: ipset.Add, Name: "kube-router-node-ips", Entry: ipset.IP(addr("192.168.7.12"))},
-			{Op: ipset.Create, Name: "inet6:" + vipSet, Spec: ipset.Spec{Type: ipset.HashIP, Family: inet.IPv6}},
-		})
-		programmed, early := false, false
-		w.ipvs.FailWith(func(c ipvs.Change) error {
-			programmed = programmed || c.RealAddr.Addr() == addr("10.244.3.3")
-			early = early || c.Op == ipvs.DeleteServer && !programmed
-			return nil
-		})
-		r := w.start(config4(), set(n1, web, slice("web", 8080, ready("10.244.3.3", "n3"))))
-		defer r.stop()
-		w.wants(`
-# ipvsadm -Sn
--A -t 10.96.0.10:80 -s rr
--a -t 10.96.0.10:80 -r 10.244.3.3:8080 -m -w 1
--A -t 192.168.7.11:30080 -s rr
--a -t 192.168.7.11:30080 -r 10.244.3.3:8080 -m -w 1
--A -t 192.168.7.11:80 -s wlc
--a -t 192.168.7.11:80 -r 172.16.0.1:80 -m -w 1
--A -t 192.168.7.12:30999 -s wlc
--a -t 192.168.7.12:30999 -r 172.16.0.1:80 -m -w 1
--A -t 203.0.113.8:80 -s wlc
--a -t 203.0.113.8:80 -r 172.16.0.1:80 -m -w 1
-# ip route show table local proto 17
-local 10.96.0.10 dev lo proto 17 src 192.168.7.11
-# ipset save
-add kube-router-node-ips 192.168.7.12
-add kube-router-node-pods 10.244.1.0/24
-add kube-router-svip 10.96.0.10
-add kube-router-svip-prt 10.96.0.10,tcp:80
-add kube-router-svip-prt 192.168.7.11,tcp:30080
-`)
-		if early {
-			t.Error("something was swept before everything was programmed")
-		}
-		if w.sets.Exists("inet6:" + vipSet) {
-			t.Error("the set of a family that is not enabled stays")
-		}
-	})
-}
-
 // One Service that fails stays dirty alone, and is done when it can be.
 func TestFailureStaysAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		broken := errors.New("broken")
-		w.ipvs.FailWith(func(c ipvs.Change) error {
+		w.fail(failures{ipvs: func(c ipvs.Change) error {
 			if c.ID.Addr.Addr() == addr("10.96.0.10") {
 				return syscall.ENOMEM
 			}
 			return nil
-		})
-		w.routes.FailWith(func(k route.Key) error {
+		}, routes: func(k route.Key) error {
 			if k.Dst.Addr() == addr("10.96.0.53") {
 				return broken
 			}
 			return nil
-		})
+		}})
 		other := service("other", "10.96.0.99", tcp(80, 0))
 		r := w.start(config4(), set(n1, web, webSlice, dns, dnsSlice, other, slice("other", 80, ready("10.244.1.7", "n1"))))
 		defer r.stop()
@@ -322,8 +156,7 @@ add kube-router-svip-prt 192.168.7.11,tcp:30080
 				t.Errorf("pending does not say %q:\n%s", want, pending)
 			}
 		}
-		w.ipvs.FailWith(nil)
-		w.routes.FailWith(nil)
+		w.fail(failures{})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if pending := r.pending(); pending != "" {
@@ -339,21 +172,21 @@ func TestRemovalIsRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		r := w.start(config4(), set(n1, web, webSlice))
 		defer r.stop()
-		w.sets.Fail = func(c ipset.Change) error {
-			if c.Op == ipset.Delete {
-				return syscall.ENOMEM
-			}
-			return nil
-		}
-		w.ipvs.FailWith(func(ipvs.Change) error { return syscall.ENOMEM })
-		w.routes.FailWith(func(route.Key) error { return syscall.ENOMEM })
+		w.fail(failures{
+			sets: func(c ipset.Change) error {
+				if c.Op == ipset.Delete {
+					return syscall.ENOMEM
+				}
+				return nil
+			},
+			ipvs:   func(ipvs.Change) error { return syscall.ENOMEM },
+			routes: func(route.Key) error { return syscall.ENOMEM },
+		})
 		r.happen(gone(web))
 		if !strings.HasPrefix(r.pending(), "service default/web: ") {
 			t.Errorf("pending: %q", r.pending())
 		}
-		w.sets.Fail = nil
-		w.ipvs.FailWith(nil)
-		w.routes.FailWith(nil)
+		w.fail(failures{})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		w.wants(emptyState)
@@ -388,7 +221,7 @@ func TestWaitsForItsNode(t *testing.T) {
 
 func TestWithoutIPVS(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.noIPVS = ipvs.ErrUnavailable
+		w.fail(failures{open: ipvs.ErrUnavailable})
 		r := w.start(config4(), set(n1, web, webSlice))
 		defer r.stop()
 		w.warned("Node n1: IPVSUnavailable: Services do not work on this node: the kernel has no IPVS: load it with modprobe ip_vs")
@@ -396,7 +229,7 @@ func TestWithoutIPVS(t *testing.T) {
 			t.Errorf("IPVS %t, pending: %s", s.IPVS, r.pending())
 		}
 		w.wants(emptyState)
-		w.noIPVS = nil
+		w.fail(failures{})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		w.wants(webState)
@@ -410,7 +243,7 @@ func TestWithoutIPVS(t *testing.T) {
 func TestRulesAndSysctlsFail(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.sysctl.SetReadOnly(true)
-		w.rules[inet.IPv4].Fail = func(string) error { return errors.New("no ipvs match") }
+		w.fail(failures{rules: func(string) error { return errors.New("no ipvs match") }})
 		r := w.start(config4(), set(n1, web, webSlice))
 		defer r.stop()
 		w.wants(webState)
@@ -418,7 +251,7 @@ func TestRulesAndSysctlsFail(t *testing.T) {
 			t.Errorf("pending: %s", p)
 		}
 		w.sysctl.SetReadOnly(false)
-		w.rules[inet.IPv4].Fail = nil
+		w.fail(failures{})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if r.pending() != "" {

@@ -3,6 +3,7 @@ package services
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -73,7 +74,8 @@ func drawSlice(t *rapid.T, name string) *cluster.EndpointSlice {
 }
 
 // Whatever happened, and whatever failed on the way, the state is that of a
-// controller that has only seen the end of it.
+// controller that has only seen the end of it. On the way, nothing was ever let
+// through to what IPVS does not serve: the world checks.
 func TestHistoryDoesNotMatter(t *testing.T) {
 	config := config4()
 	config.Hairpin = true
@@ -105,22 +107,23 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 // livedThrough is the state after a history, in which every nth change of the
 // kernel fails until it is over; then there is time to retry.
 func livedThrough(w *world, config Config, h history, failEvery int) string {
-	count := 0
+	var count atomic.Int64
 	fail := func() error {
-		if count++; failEvery > 0 && count%failEvery == 0 {
+		if failEvery > 0 && count.Add(1)%int64(failEvery) == 0 {
 			return syscall.ENOMEM
 		}
 		return nil
 	}
-	w.ipvs.FailWith(func(ipvs.Change) error { return fail() })
-	w.routes.FailWith(func(route.Key) error { return fail() })
-	w.lax = failEvery > 0 // a set that cannot be changed cannot be kept in order either
 	r := w.start(config, set(n1))
-	w.sets.Fail = func(ipset.Change) error { return fail() }
+	w.fail(failures{
+		ipvs:   func(ipvs.Change) error { return fail() },
+		routes: func(route.Key) error { return fail() },
+		sets:   func(ipset.Change) error { return fail() },
+	})
 	for _, e := range h.events {
 		r.happen(e)
 	}
-	failEvery = 0
+	w.fail(failures{})
 	time.Sleep(10 * time.Minute)
 	synctest.Wait()
 	defer r.stop()

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
-
-	"net/netip"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -25,22 +25,48 @@ import (
 type world struct {
 	t      *testing.T
 	ipvs   *ipvs.Fake
-	noIPVS error // while set, IPVS cannot be opened
 	routes *route.Fake
 	sets   *ipset.Fake
 	rules  map[inet.Family]*iptables.Fake
 	sysctl *sysctl.Fake
 	events *warnings
+	broken atomic.Pointer[failures]
 	// lax leaves out the check of the order of changes.
 	lax bool
 }
 
+// failures are what does not work now. What is nil works.
+type failures struct {
+	open   error // of IPVS
+	ipvs   func(ipvs.Change) error
+	routes func(route.Key) error
+	sets   func(ipset.Change) error
+	rules  func(input string) error
+}
+
+func (w *world) fail(f failures) { w.broken.Store(&f) }
+
+// failure asks one of the failures.
+func failure[T any](w *world, which func(*failures) func(T) error) func(T) error {
+	return func(x T) error {
+		if fn := which(w.broken.Load()); fn != nil {
+			return fn(x)
+		}
+		return nil
+	}
+}
+
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ipvs: ipvs.NewFake(), routes: route.NewFake(), sets: ipset.NewFake(), events: &warnings{}}
+	w.fail(failures{})
+	w.ipvs.FailWith(failure(w, func(f *failures) func(ipvs.Change) error { return f.ipvs }))
+	w.routes.FailWith(failure(w, func(f *failures) func(route.Key) error { return f.routes }))
+	w.sets.Fail = failure(w, func(f *failures) func(ipset.Change) error { return f.sets })
 	w.rules = map[inet.Family]*iptables.Fake{}
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
 		w.rules[f] = iptables.NewFake()
 		w.rules[f].SetExists = w.sets.Exists
+		w.rules[f].Fail = failure(w, func(f *failures) func(string) error { return f.rules })
 	}
 	w.sets.InUse = func(name string) bool {
 		return w.rules[inet.IPv4].UsesSet(name) || w.rules[inet.IPv6].UsesSet(name)
@@ -86,8 +112,8 @@ func (w *world) start(config Config, events ...event) *running {
 		rules[f] = iptables.NewRuleset(fake, f, log)
 	}
 	open := func() (ipvs.Interface, error) {
-		if w.noIPVS != nil {
-			return nil, w.noIPVS
+		if err := w.broken.Load().open; err != nil {
+			return nil, err
 		}
 		return checkedIPVS{w}, nil
 	}
@@ -210,7 +236,7 @@ func (w *world) check() {
 	for name, s := range sets {
 		for e := range s.Entries {
 			id := ipvs.ID{Protocol: e.Protocol, Addr: netip.AddrPortFrom(e.Prefix.Addr(), e.Port)}
-			if len(servers[id].Real) == 0 {
+			if _, ok := servers[id]; !ok {
 				w.t.Errorf("%s lets %s through, which IPVS does not serve", name, e)
 			}
 		}
