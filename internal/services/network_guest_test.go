@@ -158,16 +158,20 @@ func (h *host) run(name string, args ...string) string {
 	return string(out)
 }
 
-// serve answers on a TCP and a UDP port with the host's name and the client's
-// address, as it sees it.
-func (h *host) serve(port int) {
+// serve answers on a TCP and a UDP port, at all addresses, with the host's name
+// and the client's address, as it sees it.
+func (h *host) serve(port int) { h.t.Helper(); h.serveAt(fmt.Sprintf(":%d", port)) }
+
+// serveAt is serve at one address. A host with several needs that for UDP, or
+// it answers with the address that is best for the way back.
+func (h *host) serveAt(address string) {
 	h.t.Helper()
 	var tcp net.Listener
 	var udp net.PacketConn
 	var err1, err2 error
 	h.in(func() {
-		tcp, err1 = net.Listen("tcp4", fmt.Sprintf(":%d", port))
-		udp, err2 = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		tcp, err1 = net.Listen("tcp4", address)
+		udp, err2 = net.ListenPacket("udp4", address)
 	})
 	h.must(err1)
 	h.must(err2)

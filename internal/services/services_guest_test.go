@@ -85,6 +85,51 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
+// Endpoints on nodes themselves, such as the API server's.
+func TestEndpointsOnNodes(t *testing.T) {
+	n := newNetwork(t)
+	n.hosts["n1"].serveAt(n1Addr + ":8080")
+	n.hosts["n2"].serveAt(n2Addr + ":8080")
+	n.start(Config{}, webs(ready(n1Addr, "n1"), ready(n2Addr, "n2")))
+	for _, protocol := range []string{"tcp", "udp"} {
+		vip, nodePort := vipHTTP, nodeHTTP
+		if protocol == "udp" {
+			vip, nodePort = vipDNS, nodeDNS
+		}
+		for _, x := range []struct{ from, to, want string }{
+			{"a", vip, "n1 sees " + aAddr + ", n2 sees " + aAddr},
+			{"n1", vip, "n1 sees " + n1Addr + ", n2 sees " + n1Addr},
+			{"outside", nodePort, "n1 sees " + outsideAddr + ", n2 sees " + n1Addr},
+		} {
+			wants(t, protocol+" from "+x.from+" to "+x.to, n.hosts[x.from].answers(protocol, x.to, 2), x.want)
+		}
+	}
+}
+
+// With the traffic policy Local, clients from outside keep their address, and
+// where no endpoint is here they hear nothing.
+func TestLocalPolicy(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	local := func(endpoints ...cluster.Endpoint) func(*cluster.Feeds) {
+		return func(f *cluster.Feeds) {
+			webs(endpoints...)(f)
+			web := service("web", vip, tcp(80, 30080), udp(53, 30053))
+			web.ExternalLocal = true
+			f.Services.Set(web.Key, web)
+		}
+	}
+	c, feeds, _ := n.start(Config{}, local(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	wants(t, "node port", n.hosts["outside"].answers("tcp", nodeHTTP, 2), "b sees "+outsideAddr)
+	wants(t, "cluster IP", n.hosts["a"].answers("tcp", vipHTTP, 2), "b sees "+aAddr+", c sees "+aAddr)
+	setSlice(feeds, ready(cAddr, "n2"))
+	n.settled(c)
+	wants(t, "node port without an endpoint here", n.hosts["outside"].get("tcp", nodeHTTP), "timeout")
+	setSlice(feeds)
+	n.settled(c)
+	wants(t, "node port without any endpoint", n.hosts["outside"].get("tcp", nodeHTTP), "refused")
+}
+
 func TestWithoutHairpin(t *testing.T) {
 	n := newNetwork(t)
 	n.servePods()
