@@ -31,19 +31,6 @@ func (w *warnings) sorted() []string {
 	return slices.Sorted(slices.Values(w.list))
 }
 
-func unique(n int, next func() string) []string {
-	seen := map[string]bool{}
-	var list []string
-	for range n {
-		if s := next(); !seen[s] {
-			seen[s] = true
-			list = append(list, s)
-		}
-	}
-	slices.Sort(list)
-	return list
-}
-
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func addrs(list ...string) []netip.Addr {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -310,6 +311,20 @@ func errorText(err error) string {
 // the different answers, sorted.
 func (h *host) answers(network, to string, n int) string {
 	return strings.Join(unique(2*n, func() string { return h.get(network, to) }), ", ")
+}
+
+// unique are the different results of n calls, sorted.
+func unique(n int, next func() string) []string {
+	seen := map[string]bool{}
+	var list []string
+	for range n {
+		if s := next(); !seen[s] {
+			seen[s] = true
+			list = append(list, s)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // start runs a controller in n1 until the returned function is called.

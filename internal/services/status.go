@@ -97,7 +97,8 @@ func (c *Controller) resync(ctx context.Context) error {
 	return err
 }
 
-// resyncServers opens IPVS anew where it was lost.
+// resyncServers repairs the virtual servers, and says on the Node where IPVS is
+// gone.
 func (c *Controller) resyncServers() (int, error) {
 	repaired, err := c.servers.Resync()
 	if errors.Is(err, ipvs.ErrUnavailable) {
