@@ -114,10 +114,10 @@ func openIPVS() (ipvs.Interface, error) {
 func (a *agent) policy(d drivers) part {
 	cfg := a.cfg
 	c := policy.New(policy.Config{
-		Node: cfg.NodeName, Families: cfg.Families(), ServiceRanges: cfg.Services.ClusterIPRanges,
-		FirstPort: cfg.Services.NodePorts.First, LastPort: cfg.Services.NodePorts.Last,
-		SyncPeriod: cfg.IPTablesSyncPeriod,
-	}, a.feeds, d.sets, d.rules, a.log)
+		NodeName: cfg.NodeName, Families: cfg.Families(),
+		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
+		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName),
+	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules}, a.log)
 	a.metrics.AddRuleCount(func() int {
 		count := 0
 		for _, rules := range d.rules {
@@ -125,5 +125,10 @@ func (a *agent) policy(d drivers) part {
 		}
 		return count
 	})
-	return part{policyName, c, func() string { return "" }}
+	return part{policyName, c, func() string {
+		for _, p := range c.Status().Pending {
+			return pending(p.What, p.Err)
+		}
+		return ""
+	}}
 }
