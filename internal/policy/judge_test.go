@@ -13,11 +13,6 @@ type judge struct {
 	policies   []*cluster.NetworkPolicy
 }
 
-// allows says whether from may open a connection to a port of to.
-func (j *judge) allows(from, to *cluster.Pod, p packet) bool {
-	return j.side(from, to, p, true) && j.side(to, from, p, false)
-}
-
 // side says whether a Pod's own policies allow it, as source or destination.
 func (j *judge) side(own, other *cluster.Pod, p packet, out bool) bool {
 	isolated := false
