@@ -17,6 +17,9 @@ CMD    ?= hostname
 export CGO_ENABLED := 0
 export VERSION
 
+# The packages that have tests of a kind: all of their tests run there.
+packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
+
 .PHONY: help build lab-tool test unit kernel guest lint demo e2e image lab-up lab-down lab-exec clean
 
 help: ## this list
@@ -42,10 +45,10 @@ unit: # tests of the product and of the lab, with the race detector
 	@$(STAGE) run 'unit tests of the lab' go test -C lab ./...
 
 kernel: # drivers on this host's kernel, in network namespaces of their own
-	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel -run Kernel ./internal/...
+	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel $(call packages,kernel)
 
 guest: lab-tool # drivers on a kernel that has IPVS and IPIP
-	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -run Guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' ./internal/...
+	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
 
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
