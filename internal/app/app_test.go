@@ -14,6 +14,7 @@ import (
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/health"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // kubeconfig of an API server that nobody asks.
@@ -92,12 +93,14 @@ func TestWaitingInWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.build(drivers{}, client)
-	p := part{name: "routes", reason: func() string { return "the node's pod CIDR" }}
+	p := part{name: "routes", pending: func() []reconcile.Work {
+		return []reconcile.Work{{What: "node", Err: errors.New("no pod CIDR yet")}, {What: "peers"}}
+	}}
 	if got := a.waiting(p); !strings.Contains(got, "the API server's list of nodes") {
 		t.Errorf("before the lists: %q", got)
 	}
 	a.feeds = cluster.NewFeeds()
-	if got := a.waiting(p); got != "the node's pod CIDR" {
+	if got := a.waiting(p); got != "node: no pod CIDR yet" {
 		t.Errorf("after the lists: %q", got)
 	}
 }

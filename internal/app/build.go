@@ -9,6 +9,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/policy"
+	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/routes"
 	"github.com/kube-router/kube-router/internal/services"
 )
@@ -21,11 +22,11 @@ type controller interface {
 	Ready() <-chan struct{}
 }
 
-// part is a controller, and why it is not done yet, in words.
+// part is a controller, and what it has not done yet.
 type part struct {
 	name       string
 	controller controller
-	reason     func() string
+	pending    func() []reconcile.Work
 }
 
 // openClient prepares the connection to the API server.
@@ -75,12 +76,7 @@ func (a *agent) routes(d drivers, client *watch.Client) part {
 		}
 		return up
 	})
-	return part{routesName, c, func() string {
-		for _, p := range c.Status().Pending {
-			return pending(p.What, p.Err)
-		}
-		return ""
-	}}
+	return part{routesName, c, func() []reconcile.Work { return c.Status().Pending }}
 }
 
 func (a *agent) services(d drivers, client *watch.Client) part {
@@ -94,12 +90,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		OpenIPVS: openIPVS, Routes: d.routes, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
 	}, client.Events(), a.log)
 	a.metrics.AddIPVSConnections(ipvs.Connections)
-	return part{servicesName, c, func() string {
-		for _, p := range c.Status().Pending {
-			return pending(p.What, p.Err)
-		}
-		return ""
-	}}
+	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}
 }
 
 // openIPVS is ipvs.Open without the typed nil that an error would come with.
@@ -125,10 +116,5 @@ func (a *agent) policy(d drivers) part {
 		}
 		return count
 	})
-	return part{policyName, c, func() string {
-		for _, p := range c.Status().Pending {
-			return pending(p.What, p.Err)
-		}
-		return ""
-	}}
+	return part{policyName, c, func() []reconcile.Work { return c.Status().Pending }}
 }

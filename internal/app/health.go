@@ -1,7 +1,6 @@
 package app
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/kube-router/kube-router/internal/health"
@@ -25,16 +24,8 @@ func (a *agent) waiting(p part) string {
 	if lists := a.feeds.Waiting(); len(lists) > 0 {
 		return "waiting for the API server's list of " + strings.Join(lists, ", ")
 	}
-	if reason := p.reason(); reason != "" {
-		return reason
+	for _, work := range p.pending() {
+		return work.String()
 	}
 	return "programming the kernel"
-}
-
-// pending is one line of what a controller has not done.
-func pending(what string, err error) string {
-	if err == nil {
-		return what
-	}
-	return fmt.Sprintf("%s: %v", what, err)
 }

@@ -1,6 +1,10 @@
 package policy
 
-import "time"
+import (
+	"time"
+
+	"github.com/kube-router/kube-router/internal/reconcile"
+)
 
 // Status is what the controller does and what it could not do yet.
 type Status struct {
@@ -8,7 +12,7 @@ type Status struct {
 	// one of them isolates, Chains and Sets what that takes in the kernel.
 	Policies, Isolated, Chains, Sets int
 	// Pending is what is not done, longest first.
-	Pending  []Pending
+	Pending  []reconcile.Work
 	LastSync time.Time
 	// Repairs counts what resyncs had to repair.
 	Repairs uint64
@@ -17,23 +21,13 @@ type Status struct {
 	namedEgress bool
 }
 
-// Pending is work that is not done: what, since when, and why.
-type Pending struct {
-	What     string
-	Since    time.Time
-	Attempts int
-	Err      error
-}
-
 // Status returns the present state.
 func (c *Controller) Status() Status {
 	c.mu.Lock()
 	s := c.status
 	s.Policies = len(c.state.policies)
 	c.mu.Unlock()
-	for _, p := range c.queue.Pending() {
-		s.Pending = append(s.Pending, Pending{p.Key.String(), p.Since, p.Attempts, p.Err})
-	}
+	s.Pending = c.queue.Work()
 	return s
 }
 

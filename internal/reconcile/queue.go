@@ -5,6 +5,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -178,4 +179,29 @@ func (q *Queue[K]) Pending() []Pending[K] {
 	}
 	slices.SortFunc(pending, func(a, b Pending[K]) int { return a.Since.Compare(b.Since) })
 	return pending
+}
+
+// Work is a Pending key as operators read it.
+type Work struct {
+	What     string
+	Since    time.Time
+	Attempts int
+	Err      error
+}
+
+// String is "rules: the kernel refused", or what is to be done alone.
+func (w Work) String() string {
+	if w.Err == nil {
+		return w.What
+	}
+	return fmt.Sprintf("%s: %v", w.What, w.Err)
+}
+
+// Work returns what is not settled, longest first.
+func (q *Queue[K]) Work() []Work {
+	var work []Work
+	for _, p := range q.Pending() {
+		work = append(work, Work{fmt.Sprint(p.Key), p.Since, p.Attempts, p.Err})
+	}
+	return work
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // host is the kernel of node n1, in memory. It outlives controllers.
@@ -420,7 +421,7 @@ func TestWaitsForWhatIsMissing(t *testing.T) {
 	pending := func(part string) {
 		t.Helper()
 		r.until("pending: "+part, func() bool {
-			return slices.ContainsFunc(r.Status().Pending, func(p Pending) bool { return p.Err != nil && strings.Contains(p.Err.Error(), part) })
+			return slices.ContainsFunc(r.Status().Pending, func(p reconcile.Work) bool { return p.Err != nil && strings.Contains(p.Err.Error(), part) })
 		})
 		select {
 		case <-r.Ready():

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/bgp"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // Status is what the controller does and what it could not do yet.
@@ -24,7 +25,7 @@ type Status struct {
 	// Swept says that what a former run left has been cleared up.
 	Swept bool
 	// Pending is what is not done, longest first.
-	Pending  []Pending
+	Pending  []reconcile.Work
 	LastSync time.Time
 	// Repairs counts what resyncs had to repair, Changes the kernel's route
 	// operations.
@@ -35,14 +36,6 @@ type Status struct {
 type Unusable struct {
 	Prefix netip.Prefix
 	Reason string
-}
-
-// Pending is work that is not done: what, since when, and why.
-type Pending struct {
-	What     string
-	Since    time.Time
-	Attempts int
-	Err      error
 }
 
 // Status returns the present state.
@@ -60,9 +53,7 @@ func (c *Controller) Status() Status {
 	if speaker != nil {
 		s.Peers, s.Learned = speaker.Peers(), len(speaker.Learned())
 	}
-	for _, p := range c.queue.Pending() {
-		s.Pending = append(s.Pending, Pending{p.Key.String(), p.Since, p.Attempts, p.Err})
-	}
+	s.Pending = c.queue.Work()
 	s.Changes = c.routes.Counters().Changes
 	return s
 }

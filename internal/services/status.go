@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // Status is what the controller does and what it could not do yet.
@@ -20,19 +21,11 @@ type Status struct {
 	// are the host's only for them.
 	Services, VirtualServers, RealServers, Addresses int
 	// Pending is what is not done, longest first.
-	Pending  []Pending
+	Pending  []reconcile.Work
 	LastSync time.Time
 	// Repairs counts what resyncs had to repair, Changes all that was changed
 	// in the kernel but sysctls.
 	Repairs, Changes uint64
-}
-
-// Pending is work that is not done: what, since when, and why.
-type Pending struct {
-	What     string
-	Since    time.Time
-	Attempts int
-	Err      error
 }
 
 // Status returns the present state.
@@ -40,9 +33,7 @@ func (c *Controller) Status() Status {
 	c.mu.Lock()
 	s := c.status
 	c.mu.Unlock()
-	for _, p := range c.queue.Pending() {
-		s.Pending = append(s.Pending, Pending{p.Key.String(), p.Since, p.Attempts, p.Err})
-	}
+	s.Pending = c.queue.Work()
 	return s
 }
 
