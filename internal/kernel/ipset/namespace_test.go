@@ -3,20 +3,18 @@
 package ipset
 
 import (
-	"os/exec"
-	"runtime"
 	"sort"
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netns"
+	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
 
 // runOnKernel runs the suite against the kernel that this runs on, read back
 // with the command ipset.
 func runOnKernel(t *testing.T) {
 	runSuite(t, func(t *testing.T) bench {
-		enterNamespace(t)
+		nstest.New(t)
 		k, err := Open()
 		if err != nil {
 			t.Fatalf("this test needs root and a kernel with ip_set: %v", err)
@@ -26,41 +24,11 @@ func runOnKernel(t *testing.T) {
 	})
 }
 
-// enterNamespace gives the test a network namespace of its own.
-func enterNamespace(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	origin, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := netns.New()
-	if err != nil {
-		t.Fatalf("making a network namespace (root is needed): %v", err)
-	}
-	t.Cleanup(func() {
-		_ = fresh.Close()
-		if netns.Set(origin) == nil {
-			runtime.UnlockOSThread()
-		}
-		_ = origin.Close()
-	})
-}
-
-func run(t *testing.T, command string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(command, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", command, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
 // ipsetSave is "ipset save" in the form of Save: ordered, and of the options
 // only those that Spec has.
 func ipsetSave(t *testing.T) string {
 	var lines []string
-	for line := range strings.Lines(run(t, "ipset", "save")) {
+	for line := range strings.Lines(nstest.Run(t, "ipset", "save")) {
 		f := strings.Fields(line)
 		if f[0] == "create" {
 			line = strings.Join(f[:3], " ") + option(f, "family") + option(f, "maxelem") + "\n"
@@ -86,6 +54,6 @@ func option(fields []string, name string) string {
 
 func useInRule(t *testing.T, set string) func() {
 	rule := []string{"FORWARD", "-m", "set", "--match-set", set, "src", "-j", "DROP"}
-	run(t, "iptables-legacy", append([]string{"-A"}, rule...)...)
-	return func() { run(t, "iptables-legacy", append([]string{"-D"}, rule...)...) }
+	nstest.Run(t, "iptables-legacy", append([]string{"-A"}, rule...)...)
+	return func() { nstest.Run(t, "iptables-legacy", append([]string{"-D"}, rule...)...) }
 }

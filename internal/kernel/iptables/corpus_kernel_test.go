@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
 
 // common are rules of the kind that the controllers write, in the canonical
@@ -165,7 +166,7 @@ func TestOtherSpellingsAreRecognised(t *testing.T) {
 func makeSets(t *testing.T, family inet.Family) {
 	inet6 := map[inet.Family]string{inet.IPv4: "inet", inet.IPv6: "inet6"}[family]
 	for name, typ := range map[string]string{"one": "hash:ip", "two": "hash:ip,port", "three": "hash:ip,port,ip"} {
-		runTool(t, "ipset", "create", name, typ, "family", inet6)
+		nstest.Run(t, "ipset", "create", name, typ, "family", inet6)
 	}
 }
 
@@ -214,7 +215,7 @@ func TestDetectLeavesNothing(t *testing.T) {
 		t.Fatalf("Detect = %q, %v; want %q", got, err, NFT)
 	}
 	expectTable(t, d, Filter, filterTable(""))
-	runTool(t, "iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT")
+	nstest.Run(t, "iptables-legacy", "-A", "FORWARD", "-j", "ACCEPT")
 	if got, err := Detect(t.Context()); got != Legacy || err != nil {
 		t.Errorf("Detect with rules in legacy = %q, %v", got, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
 
 // TestGuestKernel runs the suite on Linux 6.1, which has no nf_tables here.
@@ -16,7 +17,7 @@ func TestGuestKernel(t *testing.T) {
 
 // A kernel without nf_tables is no reason to fail.
 func TestGuestDetect(t *testing.T) {
-	enterNamespace(t)
+	nstest.New(t)
 	if got, err := Detect(t.Context()); got != Legacy || err != nil {
 		t.Errorf("Detect = %q, %v; want %q", got, err, Legacy)
 	}
