@@ -64,7 +64,7 @@ type Controller struct {
 	// What follows belongs to the goroutine of Run.
 	outputs    map[inet.Family]*output // in the kernel
 	programmed bool
-	complaint  string
+	complaint  reconcile.Complaints
 }
 
 // key is dirty work: an address whose place in the peers' sets may have
@@ -100,7 +100,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		queue:   reconcile.NewQueue[key](),
 		ready:   make(chan struct{}),
 		state:   newState(config.NodeName),
-		outputs: map[inet.Family]*output{},
+		outputs: map[inet.Family]*output{}, complaint: reconcile.Complaints{},
 	}
 	feeds.Pods.Subscribe(c.podChanged)
 	feeds.Namespaces.Subscribe(c.namespaceChanged)
@@ -146,7 +146,7 @@ func (c *Controller) markAddrs(addrs []netip.Addr) {
 // programmed stays.
 func (c *Controller) Run(ctx context.Context) error {
 	c.queue.Mark(rulesKey)
-	go c.resyncEvery(ctx)
+	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
 	for {
 		keys := c.queue.Take(ctx)
 		if keys == nil {
@@ -156,22 +156,6 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.work(ctx, keys)
 		if c.config.Synced != nil {
 			c.config.Synced(time.Since(began))
-		}
-	}
-}
-
-func (c *Controller) resyncEvery(ctx context.Context) {
-	if c.config.SyncPeriod <= 0 {
-		return
-	}
-	tick := time.NewTicker(c.config.SyncPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			c.queue.Mark(resyncKey)
 		}
 	}
 }
@@ -295,15 +279,12 @@ func (c *Controller) resync(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// complain logs an error when it is another one than before, and when it has
-// gone.
+// complain logs a failure when it begins and when it is over.
 func (c *Controller) complain(err error) {
-	switch {
-	case err == nil && c.complaint != "":
+	switch began, ended := c.complaint.Change("policies", err); {
+	case ended:
 		c.log.Info("policy: done after all")
-		c.complaint = ""
-	case err != nil && err.Error() != c.complaint:
-		c.complaint = err.Error()
+	case began:
 		c.log.Error("policy: not programmed; what was in force stays, and it is tried again", "err", err)
 	}
 }

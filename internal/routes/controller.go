@@ -150,7 +150,7 @@ type Controller struct {
 	// What follows belongs to the goroutine of Run.
 	links     []link.Addr
 	done      [steps]bool
-	complaint map[key]string
+	complaint reconcile.Complaints
 	speaks    bgp.Config // what the speaker that runs was started with
 	loaded    bool
 	reported  map[string]bool
@@ -177,7 +177,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		sets:      ipset.NewSets(drivers.Sets, prefixes...),
 		file:      cni.NewFile(config.CNIFile),
 		ready:     make(chan struct{}),
-		complaint: map[key]string{}, reported: map[string]bool{},
+		complaint: reconcile.Complaints{}, reported: map[string]bool{},
 		nodes:   map[string]*cluster.Node{},
 		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
 	}
@@ -226,7 +226,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	for _, s := range []step{stepLinks, stepSelf, stepSets, stepRules} { // they mark the others
 		c.queue.Mark(key{step: s})
 	}
-	watching.Go(func() { c.resyncEvery(ctx) })
+	watching.Go(func() { reconcile.Every(ctx, c.config.SyncPeriod, c.markAll) })
 	for {
 		keys := c.queue.Take(ctx)
 		if keys == nil {
@@ -256,11 +256,10 @@ func (c *Controller) watchRoutes(ctx context.Context) {
 	}
 }
 
-func (c *Controller) resyncEvery(ctx context.Context) {
-	for c.config.SyncPeriod > 0 && wait(ctx, c.config.SyncPeriod) {
-		for _, s := range []step{stepLinks, stepPlatform, stepCNI, stepResync} {
-			c.queue.Mark(key{step: s})
-		}
+// markAll marks what a resync looks at.
+func (c *Controller) markAll() {
+	for _, s := range []step{stepLinks, stepPlatform, stepCNI, stepResync} {
+		c.queue.Mark(key{step: s})
 	}
 }
 
@@ -348,13 +347,10 @@ func (c *Controller) settle(ctx context.Context, k key, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	before := c.complaint[k]
-	switch {
-	case err == nil && before != "":
-		delete(c.complaint, k)
+	switch began, ended := c.complaint.Change(k.String(), err); {
+	case ended:
 		c.log.Info("routes: goes on", "step", k.String())
-	case err != nil && err.Error() != before:
-		c.complaint[k] = err.Error()
+	case began:
 		level := slog.LevelWarn
 		if k.step == stepSweep { // waiting for peers is how every start begins
 			level = slog.LevelDebug

@@ -43,12 +43,7 @@ func (c *Controller) workServices(keys []cluster.Key) {
 func (c *Controller) complainOf(keys []cluster.Key, failed map[cluster.Key]error) {
 	fresh, first := 0, cluster.Key{}
 	for _, k := range keys {
-		what, err := "service "+k.String(), failed[k]
-		switch {
-		case err == nil:
-			delete(c.complaint, what)
-		case c.complaint[what] != err.Error():
-			c.complaint[what] = err.Error()
+		if began, _ := c.complaint.Change("service "+k.String(), failed[k]); began {
 			if fresh++; fresh == 1 {
 				first = k
 			}

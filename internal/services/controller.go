@@ -130,7 +130,7 @@ type Controller struct {
 	started   time.Time // when the first fill began
 	plan      plan
 	touched   map[cluster.Key]*resources
-	complaint map[string]string
+	complaint reconcile.Complaints
 	// ruleChanges are the chains and jumps that were changed.
 	ruleChanges uint64
 
@@ -155,7 +155,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		former:    map[netip.Addr]bool{},
 		plan:      newPlan(),
 		touched:   map[cluster.Key]*resources{},
-		complaint: map[string]string{},
+		complaint: reconcile.Complaints{},
 	}
 	feeds.Services.Subscribe(func(change cluster.Change[cluster.Service]) {
 		c.markServices(c.state.service(change))
@@ -187,7 +187,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	helpers.Go(func() { c.watchRoutes(ctx) })
-	helpers.Go(func() { c.resyncEvery(ctx) })
+	helpers.Go(func() {
+		reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(key{step: stepResync}) })
+	})
 	for s := range stepService {
 		c.queue.Mark(key{step: s})
 	}
@@ -223,16 +225,6 @@ func (c *Controller) watchRoutes(ctx context.Context) {
 }
 
 const repairInterval = 2 * time.Second
-
-func (c *Controller) resyncEvery(ctx context.Context) {
-	if c.config.SyncPeriod <= 0 {
-		return
-	}
-	for ctx.Err() == nil {
-		wait(ctx, c.config.SyncPeriod)
-		c.queue.Mark(key{step: stepResync})
-	}
-}
 
 func wait(ctx context.Context, d time.Duration) {
 	select {
@@ -315,12 +307,10 @@ func (c *Controller) begin() {
 // complain logs an error when it is another one than before, and when it has
 // gone.
 func (c *Controller) complain(what string, err error) {
-	switch {
-	case err == nil && c.complaint[what] != "":
+	switch began, ended := c.complaint.Change(what, err); {
+	case ended:
 		c.log.Info("services: done after all", "what", what)
-		delete(c.complaint, what)
-	case err != nil && c.complaint[what] != err.Error():
+	case began:
 		c.log.Warn("services: not done yet; it is tried again", "what", what, "err", err)
-		c.complaint[what] = err.Error()
 	}
 }
