@@ -95,10 +95,31 @@ type Services struct {
 	// ClusterIPRanges has at most one range a family.
 	ClusterIPRanges []netip.Prefix
 	NodePorts       PortRange
+	// RejectUnassigned answers for addresses of ClusterIPRanges that no Service
+	// has. It is set where the ranges were given and not guessed.
+	RejectUnassigned bool
+	// ExternalIPRanges and LoadBalancerIPRanges are what external and load
+	// balancer IPs must be in, unless AnyIP is set.
+	ExternalIPRanges, LoadBalancerIPRanges []netip.Prefix
+	AnyIP                                  bool
 	// Scheduler is the IPVS scheduler of Services that do not name one.
 	Scheduler     string
 	HairpinMode   bool
 	MasqueradeAll bool
+	// DSR lets endpoints of all Services answer clients directly.
+	DSR bool
+	// NodePortsEverywhere serves node ports at every address of the host.
+	NodePortsEverywhere bool
+	// Guard keeps what is not a Service from being reached at the address of one.
+	Guard bool
+	// GracePeriod is how long a removed endpoint may go on with what it has
+	// begun; 0 is no time at all.
+	GracePeriod time.Duration
+	// ExcludedCIDRs hold virtual servers of others, which are never removed.
+	ExcludedCIDRs []netip.Prefix
+	// TCPTimeout, TCPFinTimeout and UDPTimeout are those of IPVS's connections;
+	// 0 leaves the kernel's.
+	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
 }
 
 // PortRange is an inclusive range of ports.
@@ -151,10 +172,15 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	c.BGP.AdminAddress = listenAddress("127.0.0.1", f.adminPort)
 	c.BGP.RouterID, c.BGP.GenerateRouterID = f.routerID.addr, f.routerID.generate
 	f.set.Visit(func(flag *pflag.Flag) {
-		if flag.Name == "cache-sync-timeout" {
-			c.Warnings = append(c.Warnings, "--cache-sync-timeout has no effect: the agent waits for the API server as long as it takes, and says so")
+		if warning := withoutEffect[flag.Name]; warning != "" {
+			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
 		}
 	})
+	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
+	c.Services.AnyIP = !f.strictIPs
+	if f.graceful {
+		c.Services.GracePeriod = f.gracePeriod
+	}
 	for _, check := range []func(*Config) error{checkControllers, checkFamilies, checkRanges, f.checkPorts} {
 		if err := check(c); err != nil {
 			return err
@@ -164,6 +190,13 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 		return err
 	}
 	return f.setNodeName(c, env(envNodeName))
+}
+
+// withoutEffect are the flags that are accepted for the sake of clusters that
+// set them, and why they do nothing.
+var withoutEffect = map[string]string{
+	"cache-sync-timeout": "the agent waits for the API server as long as it takes, and says so",
+	"runtime-endpoint":   "direct server return needs nothing of the container runtime",
 }
 
 // listenAddress joins what a server listens on; port 0 turns the server off.

@@ -36,6 +36,7 @@ func defaults() Config {
 			ClusterIPRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 			NodePorts:       PortRange{30000, 32767},
 			Scheduler:       "rr",
+			Guard:           true,
 		},
 		IPTablesSyncPeriod: 5 * time.Minute, IPVSSyncPeriod: 5 * time.Minute, RoutesSyncPeriod: 5 * time.Minute,
 	}
@@ -76,7 +77,26 @@ func TestParse(t *testing.T) {
 		{"--enable-cni=false --enable-pod-egress=false", func(c *Config) { c.CNI.Enabled, c.CNI.PodEgress = false, false }},
 		{"--service-cluster-ip-range=10.43.0.0/16,fd00:43::/112 --enable-ipv6", func(c *Config) {
 			c.Services.ClusterIPRanges = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
-			c.EnableIPv6 = true
+			c.EnableIPv6, c.Services.RejectUnassigned = true, true
+		}},
+		{"--service-external-ip-range=203.0.113.0/24,2001:db8::/64 --loadbalancer-ip-range=198.51.100.0/28", func(c *Config) {
+			c.Services.ExternalIPRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/64")}
+			c.Services.LoadBalancerIPRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28")}
+		}},
+		{"--strict-external-ip-validation=false --nodeport-bindon-all-ip --ipvs-permit-all=false --service-proxy-dsr=true", func(c *Config) {
+			c.Services.AnyIP, c.Services.NodePortsEverywhere, c.Services.Guard, c.Services.DSR = true, true, false, true
+		}},
+		{"--ipvs-graceful-termination", func(c *Config) { c.Services.GracePeriod = 30 * time.Second }},
+		{"--ipvs-graceful-period=1m", func(*Config) {}},
+		{"--ipvs-graceful-termination --ipvs-graceful-period=1m --excluded-cidrs=10.9.0.0/16", func(c *Config) {
+			c.Services.GracePeriod = time.Minute
+			c.Services.ExcludedCIDRs = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+		}},
+		{"--service-tcp-timeout=1h --service-tcpfin-timeout=1m --service-udp-timeout=30s", func(c *Config) {
+			c.Services.TCPTimeout, c.Services.TCPFinTimeout, c.Services.UDPTimeout = time.Hour, time.Minute, 30*time.Second
+		}},
+		{"--runtime-endpoint=unix:///run/containerd/containerd.sock", func(c *Config) {
+			c.Warnings = []string{"--runtime-endpoint has no effect: direct server return needs nothing of the container runtime"}
 		}},
 		{"--service-node-port-range=20000:20999", func(c *Config) { c.Services.NodePorts = PortRange{20000, 20999} }},
 		{"--iptables-sync-period=1m --ipvs-sync-period=90s --routes-sync-period=1h", func(c *Config) {
@@ -133,8 +153,10 @@ func TestParseRefuses(t *testing.T) {
 		"--service-cluster-ip-range=10.96.0.1/12":            "--service-cluster-ip-range=10.96.0.1/12: 10.96.0.1/12 has bits set beyond its prefix length; the network is 10.96.0.0/12",
 		"--service-cluster-ip-range=10.96/12":                `--service-cluster-ip-range=10.96/12: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16": "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
-		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112": "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2, one of each address family",
-		"--enable-ipv4=false": "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
+		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":      "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
+		"--loadbalancer-ip-range=10.0.0.1":                                  `--loadbalancer-ip-range=10.0.0.1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--ipvs-graceful-period=0s":                                         "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
+		"--enable-ipv4=false":                                               "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
 		"--run-router=false --run-firewall=false --run-service-proxy=false": "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
 		"--hostname-override=node_1":                                        "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
 	} {

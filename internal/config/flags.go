@@ -19,6 +19,9 @@ type flags struct {
 	adminPort               uint16
 	routerID                routerID
 	ignoredCacheSyncTimeout time.Duration
+	ignoredRuntimeEndpoint  string
+	strictIPs, graceful     bool
+	gracePeriod             time.Duration
 }
 
 // section is a part of the help text.
@@ -118,6 +121,38 @@ func (f *flags) defineServices(c *Config) {
 		"Let a pod reach itself through its own Service.")
 	addBool(f, &c.Services.MasqueradeAll, "masquerade-all", false,
 		"Masquerade all traffic to Services, also that of pods.")
+	addBool(f, &c.Services.DSR, "service-proxy-dsr", false,
+		"Direct server return: endpoints on other nodes get packets through a tunnel and answer the client directly. Not for node ports. Annotation "+
+			"kube-router.io/service.dsr=tunnel does it for one Service.")
+	f.defineAddresses(c)
+	f.defineConnections(c)
+}
+
+func (f *flags) defineAddresses(c *Config) {
+	add(f, &c.Services.ExternalIPRanges, "service-external-ip-range", nil, prefixes(32),
+		"Ranges that external IPs of Services must be in.")
+	add(f, &c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, prefixes(32),
+		"Ranges that load balancer IPs of Services must be in; --run-loadbalancer gives them out.")
+	addBool(f, &f.strictIPs, "strict-external-ip-validation", true,
+		"Refuse external and load balancer IPs outside of their ranges. Without it, whoever may write a Service may take any address (CVE-2020-8554).")
+	addBool(f, &c.Services.NodePortsEverywhere, "nodeport-bindon-all-ip", false,
+		"Serve node ports at every address of the host, not only at those of the Node object.")
+	addBool(f, &c.Services.Guard, "ipvs-permit-all", true,
+		"Keep the firewall of Services' addresses: accept what IPVS serves, refuse the rest. Without it the host's own services can be reached there.")
+	add(f, &c.Services.ExcludedCIDRs, "excluded-cidrs", nil, prefixes(32),
+		"Ranges with IPVS virtual servers of others, which are never removed.")
+}
+
+func (f *flags) defineConnections(c *Config) {
+	addBool(f, &f.graceful, "ipvs-graceful-termination", false,
+		"Let connections to an endpoint that was removed end by themselves, for as long as --ipvs-graceful-period.")
+	add(f, &f.gracePeriod, "ipvs-graceful-period", 30*time.Second, period(time.Second),
+		"How long that is at most.")
+	const kernel = " 0: leave the kernel's."
+	add(f, &c.Services.TCPTimeout, "service-tcp-timeout", 0, period(0), "Time until IPVS forgets an idle TCP connection."+kernel)
+	add(f, &c.Services.TCPFinTimeout, "service-tcpfin-timeout", 0, period(0), "The same after its end was announced."+kernel)
+	add(f, &c.Services.UDPTimeout, "service-udp-timeout", 0, period(0), "The same for UDP."+kernel)
+	add(f, &f.ignoredRuntimeEndpoint, "runtime-endpoint", "", text("path"), "Accepted, without effect: direct server return needs no container runtime.")
 }
 
 func (f *flags) definePods(c *Config) {

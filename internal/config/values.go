@@ -244,7 +244,7 @@ func prefixes(most int) kind[[]netip.Prefix] {
 			list = append(list, p)
 		}
 		if len(list) > most {
-			return nil, fmt.Errorf("too many; allowed are at most %d, one of each address family", most)
+			return nil, fmt.Errorf("too many; allowed are at most %d", most)
 		}
 		return list, nil
 	}, formatPrefixes}
