@@ -78,6 +78,13 @@ type Service struct {
 	ExternalLocal bool
 	// AffinityTimeout is the ClientIP session affinity; 0 means none.
 	AffinityTimeout time.Duration
+	// Restricted says that only clients in SourceRanges may use the load
+	// balancer IPs.
+	Restricted   bool
+	SourceRanges []netip.Prefix
+	// HealthCheckNodePort is where load balancers ask whether this node has an
+	// endpoint; 0 means nowhere.
+	HealthCheckNodePort uint16
 	// Annotations holds those of kube-router.io.
 	Annotations map[string]string
 }
@@ -112,7 +119,13 @@ type Endpoint struct {
 	Ready       bool
 	Serving     bool
 	Terminating bool
+	// Hints is nil where the endpoint is for clients everywhere.
+	Hints *Hints
 }
+
+// Hints are the zones and nodes whose clients an endpoint is meant for
+// (KEP-2433, KEP-3015).
+type Hints struct{ Zones, Nodes []string }
 
 // Pod is a pod, as policies see it.
 type Pod struct {

@@ -128,6 +128,12 @@ func describeService(s *cluster.Service) string {
 	if s.AffinityTimeout != 0 {
 		text += fmt.Sprintln("affinity", s.AffinityTimeout)
 	}
+	if s.Restricted {
+		text += fmt.Sprintln("sources", s.SourceRanges)
+	}
+	if s.HealthCheckNodePort != 0 {
+		text += fmt.Sprintln("health check port", s.HealthCheckNodePort)
+	}
 	if s.Annotations != nil {
 		text += fmt.Sprintln("annotations", s.Annotations)
 	}
@@ -171,6 +177,36 @@ internal local
 external local
 affinity 3h0m0s
 annotations map[kube-router.io/service.scheduler:lc]
+`},
+		{"load balancer for some, with a health check", `
+metadata: {namespace: default, name: lb}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.10
+  loadBalancerSourceRanges: [203.0.113.7/24, "2001:db8::/32", 203.0.113.0/24, 203.0.113]
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 31000`, `
+default/lb
+cluster 10.96.0.10
+external local
+sources [203.0.113.0/24 2001:db8::/32]
+health check port 31000
+! spec.loadBalancerSourceRanges[3]: "203.0.113" is not a CIDR; it is left out
+`},
+		{"load balancer for some, of old", `
+metadata: {namespace: a, name: b, annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: "10.0.0.0/8, 192.168.0.0/16"}}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.10, healthCheckNodePort: 31000}`, `
+a/b
+cluster 10.96.0.10
+sources [10.0.0.0/8 192.168.0.0/16]
+`},
+		{"load balancer for whom nobody can tell is for nobody", `
+metadata: {namespace: a, name: b}
+spec: {type: LoadBalancer, clusterIP: 10.96.0.10, loadBalancerSourceRanges: [all]}`, `
+a/b
+cluster 10.96.0.10
+sources []
+! spec.loadBalancerSourceRanges[0]: "all" is not a CIDR; it is left out
 `},
 		{"affinity with a timeout", `
 metadata: {namespace: a, name: b}
@@ -239,6 +275,9 @@ func describeSlice(s *cluster.EndpointSlice) string {
 				text += " " + c.name
 			}
 		}
+		if e.Hints != nil {
+			text += fmt.Sprintf(" for zones %v, nodes %v", e.Hints.Zones, e.Hints.Nodes)
+		}
 		text += "\n"
 	}
 	return text
@@ -254,7 +293,7 @@ endpoints:
 - {addresses: [10.244.1.2, 10.244.1.9], nodeName: node-1, conditions: {ready: true, serving: true, terminating: false}}
 - {addresses: [10.244.1.3], nodeName: node-1, conditions: {ready: false, serving: true, terminating: true}}
 - {addresses: [10.244.2.4], conditions: {ready: false, serving: false}}
-- {addresses: [10.244.2.5]}`, `
+- {addresses: [10.244.2.5], hints: {forZones: [{name: z1}, {name: z2}], forNodes: [{name: node-2}]}}`, `
 default/web-x1
 of default/web
 port "http" 8080/tcp
@@ -262,7 +301,7 @@ port "" 53/udp
 10.244.1.2 on "node-1" ready serving
 10.244.1.3 on "node-1" serving terminating
 10.244.2.4 on ""
-10.244.2.5 on "" ready serving
+10.244.2.5 on "" ready serving for zones [z1 z2], nodes [node-2]
 `},
 		{"IPv6", `
 metadata: {namespace: a, name: b, labels: {kubernetes.io/service-name: c}}

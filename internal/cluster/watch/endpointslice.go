@@ -93,7 +93,24 @@ func endpoints(s *discoveryv1.EndpointSlice, p *problems) []cluster.Endpoint {
 		if e.NodeName != nil {
 			endpoint.Node = *e.NodeName
 		}
+		endpoint.Hints = hints(e.Hints)
 		list = append(list, endpoint)
 	}
 	return list
+}
+
+// hints reads whom an endpoint is meant for. Names are compared only, so that
+// whatever is written there does no harm.
+func hints(h *discoveryv1.EndpointHints) *cluster.Hints {
+	if h == nil || len(h.ForZones)+len(h.ForNodes) == 0 {
+		return nil
+	}
+	found := &cluster.Hints{}
+	for _, zone := range h.ForZones {
+		found.Zones = append(found.Zones, zone.Name)
+	}
+	for _, node := range h.ForNodes {
+		found.Nodes = append(found.Nodes, node.Name)
+	}
+	return found
 }

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,8 @@ func serviceFrom(s *corev1.Service) (cluster.Key, *cluster.Service) {
 		AffinityTimeout: affinityTimeout(&s.Spec, &p),
 		Annotations:     withPrefix(s.Annotations, annotationPrefix),
 	}
+	service.Restricted, service.SourceRanges = sourceRanges(s, &p)
+	service.HealthCheckNodePort = healthCheckNodePort(&s.Spec, &p)
 	if policy := s.Spec.InternalTrafficPolicy; policy != nil {
 		service.InternalLocal = *policy == corev1.ServiceInternalTrafficPolicyLocal
 	}
@@ -78,6 +81,41 @@ func loadBalancerIPs(s *corev1.Service, p *problems) []netip.Addr {
 		}
 	}
 	return serviceAddrs("status.loadBalancer.ingress", list, p)
+}
+
+// sourceRanges reads who may use the load balancer IPs, and false where that is
+// everybody. Where nothing can be read it is nobody.
+func sourceRanges(s *corev1.Service, p *problems) (restricted bool, ranges []netip.Prefix) {
+	field, list := "spec.loadBalancerSourceRanges", s.Spec.LoadBalancerSourceRanges
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return false, nil
+	}
+	if annotated := strings.TrimSpace(s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]); len(list) == 0 && annotated != "" {
+		field, list = "annotation "+corev1.AnnotationLoadBalancerSourceRangesKey, strings.Split(annotated, ",")
+	}
+	for i, text := range list {
+		prefix, ok := parsePrefix(strings.TrimSpace(text))
+		if !ok {
+			p.add("%s[%d]: %s is not a CIDR; it is left out", field, i, quote(text))
+			continue
+		}
+		ranges = appendNew(ranges, prefix)
+	}
+	return len(list) > 0, ranges
+}
+
+// healthCheckNodePort is 0 for a Service without one.
+func healthCheckNodePort(spec *corev1.ServiceSpec, p *problems) uint16 {
+	local := spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if spec.HealthCheckNodePort == 0 || spec.Type != corev1.ServiceTypeLoadBalancer || !local {
+		return 0
+	}
+	number, ok := parsePort(spec.HealthCheckNodePort)
+	if !ok {
+		p.add("spec.healthCheckNodePort: %d is not a port; it is left out", spec.HealthCheckNodePort)
+		return 0
+	}
+	return number
 }
 
 func servicePorts(spec *corev1.ServiceSpec, p *problems) []cluster.ServicePort {
