@@ -140,7 +140,20 @@ func (f *Fake) List(table int) (map[Key]Route, error) {
 	return routes, nil
 }
 
-// Replace implements Interface.
+// Apply implements Interface.
+func (f *Fake) Apply(changes []Change) []error {
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		if c.Route == nil {
+			errs[i] = f.Delete(c.Key)
+		} else {
+			errs[i] = f.Replace(*c.Route)
+		}
+	}
+	return errs
+}
+
+// Replace adds or changes one route.
 func (f *Fake) Replace(r Route) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -207,7 +220,7 @@ func (f *Fake) linkTo(hop NextHop) (string, bool) {
 	return "", false
 }
 
-// Delete implements Interface.
+// Delete removes one route of ours.
 func (f *Fake) Delete(key Key) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 
+	rawnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,7 @@ import (
 // safe for concurrent use.
 type Kernel struct {
 	handle *netlink.Handle
+	conn   *rawnetlink.Conn // for batches; nil after an answer got lost
 	mu     sync.Mutex
 	// ours are the keys under which the kernel held a route of ours when we
 	// last looked or wrote. Only these may be replaced.
@@ -32,11 +34,21 @@ func Open() (*Kernel, error) {
 	// Since Linux 4.20 the kernel itself can leave out of a dump what is not
 	// ours. Before, it is left out here.
 	_ = handle.SetStrictCheck(true)
-	return &Kernel{handle: handle, ours: map[Key]struct{}{}}, nil
+	k := &Kernel{handle: handle, ours: map[Key]struct{}{}}
+	if _, err := k.dial(); err != nil {
+		handle.Close()
+		return nil, err
+	}
+	return k, nil
 }
 
-// Close frees the socket.
-func (k *Kernel) Close() { k.handle.Close() }
+// Close frees the sockets.
+func (k *Kernel) Close() {
+	k.handle.Close()
+	if k.conn != nil {
+		_ = k.conn.Close()
+	}
+}
 
 // List implements Interface.
 func (k *Kernel) List(table int) (map[Key]Route, error) {
@@ -115,39 +127,51 @@ func (k *Kernel) linkNames(list []netlink.Route) (map[int]string, error) {
 	return names, nil
 }
 
-// Replace implements Interface. The kernel holds one route for a destination,
+// Apply implements Interface. The kernel holds one route for a destination,
 // table, type of service and priority, and NLM_F_REPLACE does not ask whose it
 // is. So what we don't know to be ours is added with NLM_F_EXCL.
-func (k *Kernel) Replace(r Route) error {
+func (k *Kernel) Apply(changes []Change) []error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return replaceError(r, k.replace(r))
+	errs := make([]error, len(changes))
+	b := batch{kernel: k, links: map[string]int{}}
+	for i, c := range changes {
+		errs[i] = b.add(i, c)
+	}
+	for i, err := range b.send() {
+		errs[i] = k.settle(changes[i], err)
+	}
+	for i, c := range changes {
+		if errs[i] == nil {
+			continue
+		}
+		if c.Route == nil {
+			errs[i] = deleteError(c.Key, errs[i])
+		} else {
+			errs[i] = replaceError(*c.Route, errs[i])
+		}
+	}
+	return errs
 }
 
-func (k *Kernel) replace(r Route) error {
-	if err := check(r); err != nil {
-		return err
-	}
-	msg, err := k.toKernel(r)
-	if err != nil {
-		return err
-	}
-	if _, ok := k.ours[r.Key]; !ok {
-		err = k.handle.RouteAdd(msg)
-		if errors.Is(err, syscall.EEXIST) {
-			err = k.replaceExisting(r, msg)
+// settle takes note of the kernel's answer to a change.
+func (k *Kernel) settle(c Change, err error) error {
+	switch {
+	case c.Route == nil && (err == nil || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENOENT)):
+		delete(k.ours, c.Key)
+		return nil
+	case c.Route != nil && errors.Is(err, syscall.EEXIST):
+		if err = k.replaceExisting(*c.Route); err == nil {
+			k.ours[c.Key] = struct{}{}
 		}
-	} else {
-		err = k.handle.RouteReplace(msg)
-	}
-	if err == nil {
-		k.ours[r.Key] = struct{}{}
+	case c.Route != nil && err == nil:
+		k.ours[c.Key] = struct{}{}
 	}
 	return err
 }
 
 // replaceExisting replaces what is there if it is ours.
-func (k *Kernel) replaceExisting(r Route, msg *netlink.Route) error {
+func (k *Kernel) replaceExisting(r Route) error {
 	list, err := k.dump(r.Table, 0)
 	if err != nil {
 		return err
@@ -158,6 +182,10 @@ func (k *Kernel) replaceExisting(r Route, msg *netlink.Route) error {
 			continue
 		}
 		return foreignError(k.foreignText(theirs))
+	}
+	msg, err := k.toKernel(r)
+	if err != nil {
+		return err
 	}
 	return k.handle.RouteReplace(msg)
 }
@@ -182,30 +210,6 @@ func priority(r Route) int {
 		return 0
 	}
 	return 1024
-}
-
-// Delete implements Interface.
-func (k *Kernel) Delete(key Key) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return deleteError(key, k.remove(key))
-}
-
-func (k *Kernel) remove(key Key) error {
-	if _, err := checkKey(key); err != nil {
-		return err
-	}
-	err := k.handle.RouteDel(&netlink.Route{
-		Table:    key.Table,
-		Dst:      toIPNet(key.Dst),
-		Protocol: Protocol,
-		Scope:    netlink.SCOPE_NOWHERE, // any
-	})
-	if err == nil || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENOENT) {
-		delete(k.ours, key)
-		return nil
-	}
-	return err
 }
 
 func (k *Kernel) linkIndex(name string) (int, error) {

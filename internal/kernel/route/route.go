@@ -54,6 +54,13 @@ type Route struct {
 	NextHops []NextHop
 }
 
+// Change makes the route with a Key as Route says, which has the same Key, or
+// removes ours where Route is nil.
+type Change struct {
+	Key   Key
+	Route *Route
+}
+
 // ErrForeign means that somebody else's route has the same destination, table
 // and priority: the kernel holds one such route, and theirs stays.
 var ErrForeign = errors.New("a route of another owner has the same destination")
@@ -63,11 +70,12 @@ var ErrForeign = errors.New("a route of another owner has the same destination")
 type Interface interface {
 	// List returns our routes of one table, both families.
 	List(table int) (map[Key]Route, error)
-	// Replace adds the route, or changes the one with its Key in one step. It
-	// fails with ErrForeign rather than overwrite another owner's route.
-	Replace(Route) error
-	// Delete removes our route with the Key; that it is gone is no error.
-	Delete(Key) error
+	// Apply carries the changes out in order, many a message, and returns one
+	// error a change, nil where it took effect. A failed change does not stop
+	// those after it. A route is added, or the one with its Key changed in one
+	// step; that fails with ErrForeign rather than overwrite another owner's
+	// route. To remove what is gone is no error.
+	Apply([]Change) []error
 	// Watch calls fn after routes or addresses of any link may have gone, until
 	// ctx ends. Several changes close together are one call.
 	Watch(ctx context.Context, fn func()) error

@@ -152,34 +152,46 @@ func (s *Routes) Counters() Counters {
 	return s.counters
 }
 
-// sync brings the keys from what the kernel holds to what is desired.
+// sync brings the keys from what the kernel holds to what is desired, in one
+// batch.
 func (s *Routes) sync(keys []Key, failed map[Key]error) {
 	slices.SortFunc(keys, compareKeys)
+	var changes []Change
 	for _, key := range keys {
-		if err := s.syncOne(key); err != nil {
-			failed[key] = err
+		if c, ok := s.change(key); ok {
+			changes = append(changes, c)
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
+	for i, err := range s.driver.Apply(changes) {
+		s.settle(changes[i].Key, err)
+		if err != nil {
+			failed[changes[i].Key] = err
 		}
 	}
 }
 
-func (s *Routes) syncOne(key Key) error {
+// change is what a key needs, and false where that is nothing.
+func (s *Routes) change(key Key) (Change, bool) {
 	want, wanted := s.want[key]
 	have, exists := s.have[key]
 	_, unknown := s.unknown[key]
 	switch {
 	case wanted && exists && !unknown && have.Satisfies(want), !wanted && !exists && !unknown:
-		return nil
+		return Change{}, false
 	case wanted:
-		return s.settle(key, s.driver.Replace(want))
+		return Change{key, &want}, true
 	}
-	return s.settle(key, s.driver.Delete(key))
+	return Change{Key: key}, true
 }
 
-func (s *Routes) settle(key Key, err error) error {
+func (s *Routes) settle(key Key, err error) {
 	if err != nil {
 		s.counters.Failed++
 		s.unknown[key] = struct{}{}
-		return err
+		return
 	}
 	s.counters.Changes++
 	delete(s.unknown, key)
@@ -188,7 +200,6 @@ func (s *Routes) settle(key Key, err error) error {
 	} else {
 		delete(s.have, key)
 	}
-	return nil
 }
 
 func compareKeys(a, b Key) int {

@@ -81,6 +81,10 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 	}
 }
 
+func (s system) Replace(r Route) error { return s.Apply([]Change{{r.Key, &r}})[0] }
+
+func (s system) Delete(k Key) error { return s.Apply([]Change{{Key: k}})[0] }
+
 func (s system) replace(t *testing.T, routes ...Route) {
 	t.Helper()
 	for _, r := range routes {

@@ -1,0 +1,211 @@
+package route
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// batchSize bounds how many answers can be under way: each takes about 1 kB of
+// the socket's receive buffer, which is 208 kB by default.
+const batchSize = 128
+
+// answerTimeout is a safeguard: the answers are there when the send returns.
+const answerTimeout = 10 * time.Second
+
+// errNoAnswer is that of a change whose answer was lost.
+var errNoAnswer = errors.New("the kernel's answer was lost, the change may have taken effect")
+
+// batch collects changes as messages of rtnetlink(7). The library that reads
+// routes writes one message a system call and waits for its answer, which for
+// some thousand routes is most of the time that it takes.
+type batch struct {
+	kernel   *Kernel
+	links    map[string]int // by name, as far as they were asked for
+	messages []netlink.Message
+	of       []int // which change each message is
+}
+
+// add encodes a change. Its error is that of a change that is not sent.
+func (b *batch) add(i int, c Change) error {
+	if c.Route == nil {
+		if _, err := checkKey(c.Key); err != nil {
+			return err
+		}
+		return b.append(i, unix.RTM_DELROUTE, 0, Route{Key: c.Key}, unix.RT_SCOPE_NOWHERE) // any scope and type
+	}
+	if err := check(*c.Route); err != nil {
+		return err
+	}
+	flags := netlink.Create | netlink.Excl
+	if _, ours := b.kernel.ours[c.Key]; ours {
+		flags = netlink.Create | netlink.Replace
+	}
+	return b.append(i, unix.RTM_NEWROUTE, flags, *c.Route, byte(scope(*c.Route)))
+}
+
+func (b *batch) append(i int, command netlink.HeaderType, flags netlink.HeaderFlags, r Route, scope byte) error {
+	body, err := b.encode(r, scope)
+	if err != nil {
+		return err
+	}
+	b.messages = append(b.messages, netlink.Message{
+		Header: netlink.Header{Type: command, Flags: netlink.Request | netlink.Acknowledge | flags}, Data: body,
+	})
+	b.of = append(b.of, i)
+	return nil
+}
+
+// encode writes a struct rtmsg and its attributes.
+func (b *batch) encode(r Route, scope byte) ([]byte, error) {
+	family := byte(unix.AF_INET)
+	if r.Dst.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	table := byte(unix.RT_TABLE_UNSPEC)
+	if r.Table < 256 {
+		table = byte(r.Table)
+	}
+	e := netlink.NewAttributeEncoder()
+	e.Bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
+	e.Uint32(unix.RTA_TABLE, uint32(r.Table))
+	if r.Src.IsValid() {
+		e.Bytes(unix.RTA_PREFSRC, r.Src.AsSlice())
+	}
+	if err := b.encodeHops(e, r.NextHops); err != nil {
+		return nil, err
+	}
+	attributes, err := e.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("encoding a route: %w", err)
+	}
+	return append([]byte{
+		family, byte(r.Dst.Bits()), 0, 0, table, Protocol, scope, byte(r.Type), 0, 0, 0, 0,
+	}, attributes...), nil
+}
+
+// encodeHops writes one next hop as attributes of the route, and several as
+// structs rtnexthop: in one order always, so that one route has one text.
+func (b *batch) encodeHops(e *netlink.AttributeEncoder, hops []NextHop) error {
+	if len(hops) == 1 {
+		index, err := b.link(hops[0].Link)
+		if err != nil {
+			return err
+		}
+		if index != 0 {
+			e.Uint32(unix.RTA_OIF, uint32(index))
+		}
+		if hops[0].Via.IsValid() {
+			e.Bytes(unix.RTA_GATEWAY, hops[0].Via.AsSlice())
+		}
+		return nil
+	}
+	var list []byte
+	for _, hop := range sortedHops(hops) {
+		index, err := b.link(hop.Link)
+		if err != nil {
+			return err
+		}
+		list = append(list, encodeHop(index, hop.Via)...)
+	}
+	if len(list) > 0 {
+		e.Bytes(unix.RTA_MULTIPATH, list)
+	}
+	return nil
+}
+
+func encodeHop(link int, via netip.Addr) []byte {
+	gateway := netlink.NewAttributeEncoder()
+	if via.IsValid() {
+		gateway.Bytes(unix.RTA_GATEWAY, via.AsSlice())
+	}
+	attributes, _ := gateway.Encode() // an address is never too long
+	hop := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtNexthop+len(attributes)))
+	hop = append(hop, 0, 0) // flags; the weight less 1
+	hop = binary.NativeEndian.AppendUint32(hop, uint32(link))
+	return append(hop, attributes...)
+}
+
+func (b *batch) link(name string) (int, error) {
+	if index, ok := b.links[name]; ok {
+		return index, nil
+	}
+	index, err := b.kernel.linkIndex(name)
+	if err == nil {
+		b.links[name] = index
+	}
+	return index, err
+}
+
+// send sends the messages and returns the kernel's answer to each change that
+// has one.
+func (b *batch) send() map[int]error {
+	answers := make(map[int]error, len(b.messages))
+	for len(b.messages) > 0 {
+		n := min(batchSize, len(b.messages))
+		for i, err := range b.exchange(b.messages[:n]) {
+			answers[b.of[i]] = err
+		}
+		b.messages, b.of = b.messages[n:], b.of[n:]
+	}
+	return answers
+}
+
+// exchange sends messages in one call. The kernel carries them out in order
+// and answers each before the call returns.
+func (b *batch) exchange(messages []netlink.Message) []error {
+	errs := make([]error, len(messages))
+	conn, err := b.kernel.dial()
+	if err == nil {
+		_ = conn.SetReadDeadline(time.Now().Add(answerTimeout))
+		_, err = conn.SendMessages(messages)
+	}
+	for i := range messages {
+		if err == nil {
+			errs[i], err = answer(conn)
+		}
+		if err != nil {
+			errs[i] = err
+		}
+	}
+	if err != nil && conn != nil { // what comes now would be taken for later answers
+		_ = conn.Close()
+		b.kernel.conn = nil
+	}
+	return errs
+}
+
+// answer receives what became of one change; err says that this was lost.
+func answer(conn *netlink.Conn) (outcome, err error) {
+	_, err = conn.Receive()
+	var refused syscall.Errno
+	if errors.As(err, &refused) && refused != syscall.ENOBUFS {
+		return refused, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return nil, err
+}
+
+// dial opens the socket for batches, unless it is open.
+func (k *Kernel) dial() (*netlink.Conn, error) {
+	if k.conn != nil {
+		return k.conn, nil
+	}
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open a netlink socket for routes: %w", err)
+	}
+	// Both only save room for answers. Kernels before 4.3 lack the first.
+	_ = conn.SetOption(netlink.CapAcknowledge, true)
+	_ = conn.SetReadBuffer(1 << 20)
+	k.conn = conn
+	return conn, nil
+}
