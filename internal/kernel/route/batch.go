@@ -2,25 +2,15 @@ package route
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
-
-// batchSize bounds how many answers can be under way: each takes about 1 kB of
-// the socket's receive buffer, which is 208 kB by default.
-const batchSize = 128
-
-// answerTimeout is a safeguard: the answers are there when the send returns.
-const answerTimeout = 10 * time.Second
-
-// errNoAnswer is that of a change whose answer was lost.
-var errNoAnswer = errors.New("the kernel's answer was lost, the change may have taken effect")
 
 // batch collects changes as messages of rtnetlink(7). The library that reads
 // routes writes one message a system call and waits for its answer, which for
@@ -56,7 +46,7 @@ func (b *batch) append(i int, command netlink.HeaderType, flags netlink.HeaderFl
 		return err
 	}
 	b.messages = append(b.messages, netlink.Message{
-		Header: netlink.Header{Type: command, Flags: netlink.Request | netlink.Acknowledge | flags}, Data: body,
+		Header: netlink.Header{Type: command, Flags: netlink.Request | flags}, Data: body,
 	})
 	b.of = append(b.of, i)
 	return nil
@@ -147,65 +137,45 @@ func (b *batch) link(name string) (int, error) {
 // has one.
 func (b *batch) send() map[int]error {
 	answers := make(map[int]error, len(b.messages))
-	for len(b.messages) > 0 {
-		n := min(batchSize, len(b.messages))
-		for i, err := range b.exchange(b.messages[:n]) {
-			answers[b.of[i]] = err
+	if len(b.messages) == 0 {
+		return answers
+	}
+	socket, err := b.kernel.dial()
+	var errnos []syscall.Errno
+	if err == nil {
+		errnos, err = socket.Exchange(b.messages)
+	}
+	for i, of := range b.of {
+		switch {
+		case i >= len(errnos):
+			answers[of] = fmt.Errorf("the change may have taken effect: %w", err)
+		case errnos[i] != 0:
+			answers[of] = errnos[i]
+		default:
+			answers[of] = nil
 		}
-		b.messages, b.of = b.messages[n:], b.of[n:]
+	}
+	if err != nil && socket != nil {
+		_ = socket.Close()
+		b.kernel.socket = nil
 	}
 	return answers
 }
 
-// exchange sends messages in one call. The kernel carries them out in order
-// and answers each before the call returns.
-func (b *batch) exchange(messages []netlink.Message) []error {
-	errs := make([]error, len(messages))
-	conn, err := b.kernel.dial()
-	if err == nil {
-		_ = conn.SetReadDeadline(time.Now().Add(answerTimeout))
-		_, err = conn.SendMessages(messages)
-	}
-	for i := range messages {
-		if err == nil {
-			errs[i], err = answer(conn)
-		}
-		if err != nil {
-			errs[i] = err
-		}
-	}
-	if err != nil && conn != nil { // what comes now would be taken for later answers
-		_ = conn.Close()
-		b.kernel.conn = nil
-	}
-	return errs
-}
-
-// answer receives what became of one change; err says that this was lost.
-func answer(conn *netlink.Conn) (outcome, err error) {
-	_, err = conn.Receive()
-	var refused syscall.Errno
-	if errors.As(err, &refused) && refused != syscall.ENOBUFS {
-		return refused, nil
-	}
-	if err != nil {
-		err = fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	return nil, err
-}
-
 // dial opens the socket for batches, unless it is open.
-func (k *Kernel) dial() (*netlink.Conn, error) {
-	if k.conn != nil {
-		return k.conn, nil
+func (k *Kernel) dial() (*nlsock.Socket, error) {
+	if k.socket != nil {
+		return k.socket, nil
 	}
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a netlink socket for routes: %w", err)
 	}
-	// Both only save room for answers. Kernels before 4.3 lack the first.
-	_ = conn.SetOption(netlink.CapAcknowledge, true)
-	_ = conn.SetReadBuffer(1 << 20)
-	k.conn = conn
-	return conn, nil
+	socket, err := nlsock.New(conn)
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("cannot use a netlink socket for routes: %w", err)
+	}
+	k.socket = socket
+	return socket, nil
 }

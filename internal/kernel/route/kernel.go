@@ -7,16 +7,17 @@ import (
 	"sync"
 	"syscall"
 
-	rawnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // Kernel is the routes of the network namespace in which it was opened. It is
 // safe for concurrent use.
 type Kernel struct {
 	handle *netlink.Handle
-	conn   *rawnetlink.Conn // for batches; nil after an answer got lost
+	socket *nlsock.Socket // for batches; nil after an answer got lost
 	mu     sync.Mutex
 	// ours are the keys under which the kernel held a route of ours when we
 	// last looked or wrote. Only these may be replaced.
@@ -45,8 +46,8 @@ func Open() (*Kernel, error) {
 // Close frees the sockets.
 func (k *Kernel) Close() {
 	k.handle.Close()
-	if k.conn != nil {
-		_ = k.conn.Close()
+	if k.socket != nil {
+		_ = k.socket.Close()
 	}
 }
 

@@ -1,0 +1,211 @@
+// Package nlsock sends many netlink requests in one system call and tells what
+// became of each, which the libraries for netlink do not.
+package nlsock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// BatchSize bounds how many answers can be under way: each takes about
+	// 1 kB of the socket's receive buffer, which is 208 kB by default.
+	BatchSize = 128
+	// answerTimeout is a safeguard. The kernel carries requests out within the
+	// call that sends them, so that the answer is there when it returns.
+	answerTimeout = 10 * time.Second
+	// datagramSize is the most that the kernel puts into one datagram.
+	datagramSize = 32 << 10
+)
+
+// Socket is a netlink socket. An error of its methods that is not a *Refusal
+// means that answers were lost: it must be closed and not used again. It is not
+// safe for concurrent use.
+type Socket struct {
+	conn   *netlink.Conn
+	raw    syscall.RawConn
+	buffer []byte
+}
+
+// Refusal is the kernel's answer that it did not do what was asked.
+type Refusal struct{ Errno syscall.Errno }
+
+func (r *Refusal) Error() string { return r.Errno.Error() }
+func (r *Refusal) Unwrap() error { return r.Errno }
+
+// New takes over a connection.
+func New(conn *netlink.Conn) (*Socket, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	// Both only save memory of the socket: answers without the request in
+	// them, and room for more of them than BatchSize asks for.
+	_ = conn.SetOption(netlink.CapAcknowledge, true)
+	_ = conn.SetReadBuffer(1 << 20)
+	return &Socket{conn: conn, raw: raw, buffer: make([]byte, datagramSize)}, nil
+}
+
+// Close frees the socket.
+func (s *Socket) Close() error { return s.conn.Close() }
+
+// Exchange sends the requests, at most BatchSize in one call, and returns the
+// kernel's error for each, 0 where it did what was asked. Only the last of a
+// call asks for an acknowledgement: the kernel answers in order, and always
+// answers what it refuses.
+func (s *Socket) Exchange(requests []netlink.Message) ([]syscall.Errno, error) {
+	errnos := make([]syscall.Errno, 0, len(requests))
+	for len(requests) > 0 {
+		n := min(BatchSize, len(requests))
+		part, err := s.exchange(requests[:n])
+		errnos = append(errnos, part...)
+		if err != nil {
+			return errnos, err
+		}
+		requests = requests[n:]
+	}
+	return errnos, nil
+}
+
+func (s *Socket) exchange(requests []netlink.Message) ([]syscall.Errno, error) {
+	requests[len(requests)-1].Header.Flags |= netlink.Acknowledge
+	sent, err := s.conn.SendMessages(requests)
+	if err != nil {
+		return nil, err
+	}
+	errnos := make([]syscall.Errno, len(sent))
+	first := sent[0].Header.Sequence
+	for done := false; !done; {
+		err := s.receive(func(a answer) error {
+			i := a.sequence - first
+			if a.kind != unix.NLMSG_ERROR || i >= uint32(len(errnos)) {
+				return nil
+			}
+			errnos[i], err = a.errno()
+			done = done || i == uint32(len(errnos)-1)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return errnos, nil
+}
+
+// Query sends one request and calls fn with the body of each message that
+// answers it.
+func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) error {
+	sent, err := s.conn.Send(request)
+	if err != nil {
+		return err
+	}
+	var refused error
+	for done := false; !done; {
+		err := s.receive(func(a answer) error {
+			if a.sequence != sent.Header.Sequence {
+				return nil
+			}
+			switch a.kind {
+			case unix.NLMSG_DONE:
+				done = true
+				return nil
+			case unix.NLMSG_ERROR:
+				done = true
+				errno, err := a.errno()
+				if errno != 0 {
+					refused = &Refusal{errno}
+				}
+				return err
+			}
+			done = a.flags&unix.NLM_F_MULTI == 0
+			return fn(a.body)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return refused
+}
+
+// receive reads one datagram and calls fn for each message in it. (Conn's own
+// Receive would turn an error message into an error and lose which request it
+// answers.)
+func (s *Socket) receive(fn func(answer) error) error {
+	n, err := s.read(false)
+	if errors.Is(err, unix.EAGAIN) {
+		n, err = s.read(true)
+	}
+	if err != nil {
+		return err
+	}
+	return decodeAnswers(s.buffer[:n], fn)
+}
+
+// read reads one datagram; wait says whether to wait for it.
+func (s *Socket) read(wait bool) (n int, err error) {
+	if wait {
+		if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			return 0, err
+		}
+		defer s.conn.SetReadDeadline(time.Time{})
+	}
+	waitErr := s.raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, err = unix.Recvfrom(int(fd), s.buffer, unix.MSG_DONTWAIT)
+			if !errors.Is(err, unix.EINTR) {
+				return !wait || !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return n, errors.Join(err, waitErr)
+}
+
+var errMalformed = errors.New("the kernel's answer is malformed")
+
+// answer is a message of the kernel (struct nlmsghdr and what follows).
+type answer struct {
+	kind     uint16
+	flags    uint16
+	sequence uint32
+	body     []byte
+}
+
+// errno is the content of an NLMSG_ERROR: 0 is an acknowledgement.
+func (a answer) errno() (syscall.Errno, error) {
+	if len(a.body) < 4 {
+		return 0, fmt.Errorf("%w: error message of %d bytes", errMalformed, len(a.body))
+	}
+	return syscall.Errno(-int32(binary.NativeEndian.Uint32(a.body))), nil
+}
+
+// decodeAnswers calls fn for each message in a datagram. A body is valid only
+// until fn returns.
+func decodeAnswers(b []byte, fn func(answer) error) error {
+	const header = unix.SizeofNlMsghdr
+	for len(b) > 0 {
+		if len(b) < header {
+			return fmt.Errorf("%w: %d bytes of a header", errMalformed, len(b))
+		}
+		length := binary.NativeEndian.Uint32(b)
+		if length < header || length > uint32(len(b)) {
+			return fmt.Errorf("%w: message of %d bytes in %d", errMalformed, length, len(b))
+		}
+		err := fn(answer{
+			kind:     binary.NativeEndian.Uint16(b[4:]),
+			flags:    binary.NativeEndian.Uint16(b[6:]),
+			sequence: binary.NativeEndian.Uint32(b[8:]),
+			body:     b[header:length],
+		})
+		if err != nil {
+			return err
+		}
+		b = b[min(len(b), int(length+3)&^3):]
+	}
+	return nil
+}
