@@ -4,20 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
-
-// schedulerAnnotation names the IPVS scheduler of one Service.
-const schedulerAnnotation = "kube-router.io/service.scheduler"
-
-// schedulers are those that a Service may name.
-var schedulers = [...]string{"rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq", "mh"}
 
 // desired is what one Service wants of the kernel.
 type desired struct {
@@ -28,6 +20,10 @@ type desired struct {
 	// hairpins are the endpoints that may meet themselves.
 	hairpins map[ipset.Entry]struct{}
 	reals    int
+	// direct says that it depends on the addresses of other nodes.
+	direct bool
+	// health is what load balancers are told, nil for nothing.
+	health *health
 }
 
 // virtual is one address and port of a Service. Without a server it rejects,
@@ -36,6 +32,23 @@ type desired struct {
 type virtual struct {
 	server *ipvs.Server
 	drop   bool
+	// inside is what clients of this node, its Pods and itself, get in the
+	// place of server; nil where that is the same. The external traffic policy
+	// is not for them (KEP-2086).
+	inside *ipvs.Server
+	// tunnelled is what packets get that another node sent here for direct
+	// server return: the endpoints of this node. It is nil without any.
+	tunnelled *ipvs.Server
+	// sources are the only clients that are let through, where restricted.
+	restricted bool
+	sources    []netip.Prefix
+}
+
+// health is the answer to a load balancer's question whether this node has
+// endpoints of a Service.
+type health struct {
+	port  uint16
+	local int
 }
 
 // problem is what a user must be told about an object.
@@ -55,7 +68,7 @@ type compilation struct {
 	me       self
 	service  *cluster.Service
 	slices   []*cluster.EndpointSlice
-	config   ipvs.Config
+	options  options
 	out      *desired
 	problems []problem
 }
@@ -69,44 +82,62 @@ func (c compiler) compile(service *cluster.Service, slices []*cluster.EndpointSl
 			virtuals: map[ipvs.ID]virtual{}, vips: map[netip.Addr]netip.Addr{}, hairpins: map[ipset.Entry]struct{}{},
 		},
 	}
-	b.config = ipvs.Config{Scheduler: b.scheduler(), Persistence: uint32(service.AffinityTimeout / time.Second)}
-	internal, external := b.internal(), b.external()
+	b.options = b.readOptions()
+	doors := b.doors()
 	for _, port := range service.Ports {
 		if port.Port == 0 {
 			b.warn("PortZero", fmt.Sprintf("port %q has no number and is left out", port.Name))
 			continue
 		}
-		b.port(port, internal, external)
+		b.port(port, doors)
 	}
+	b.healthCheck()
 	b.badEndpoints()
 	return b.out, b.problems
 }
 
-// port adds one port of the Service at all its addresses. endpoints are found
-// once for each family and traffic policy.
-func (b *compilation) port(port cluster.ServicePort, internal, external []netip.Addr) {
+// door is an address at which a Service is reached.
+type door struct {
+	addr netip.Addr
+	// external says that the external traffic policy holds, not the internal
+	// one.
+	external bool
+	// restricted says that only the Service's source ranges may come in.
+	restricted bool
+}
+
+// port adds one port of the Service at all its addresses. Virtual servers are
+// the same behind all doors of a kind, so each is made once.
+func (b *compilation) port(port cluster.ServicePort, doors []door) {
 	found := map[pool]virtual{}
-	at := func(addr netip.Addr, number uint16, local bool) {
-		from := pool{inet.FamilyOf(addr), local}
+	at := func(d door, number uint16, from pool) {
 		v, ok := found[from]
 		if !ok {
 			v = b.virtual(port, from)
 			found[from] = v
 		}
-		b.add(ipvs.ID{Protocol: port.Protocol, Addr: netip.AddrPortFrom(addr, number)}, v)
+		if d.restricted {
+			v.restricted, v.sources = b.restriction(from.family)
+		}
+		b.add(ipvs.ID{Protocol: port.Protocol, Addr: netip.AddrPortFrom(d.addr, number)}, v)
 	}
-	for _, addr := range internal {
-		at(addr, port.Port, b.service.InternalLocal)
-	}
-	for _, addr := range external {
-		at(addr, port.Port, b.service.ExternalLocal)
+	for _, d := range doors {
+		from := pool{family: inet.FamilyOf(d.addr), external: d.external, local: b.options.internalLocal}
+		if d.external {
+			from.local = b.options.externalLocal
+		}
+		if b.options.dsr && from.family == inet.IPv4 && !from.local {
+			from.tunnelPort = port.Port
+			b.out.direct = true
+		}
+		at(d, port.Port, from)
 	}
 	if port.NodePort == 0 {
 		return
 	}
 	for _, addr := range b.me.addrs {
-		if b.hasFamily(inet.FamilyOf(addr)) {
-			at(addr, port.NodePort, b.service.ExternalLocal)
+		if f := inet.FamilyOf(addr); b.hasFamily(f) {
+			at(door{addr: addr}, port.NodePort, pool{family: f, external: true, local: b.options.externalLocal})
 		}
 	}
 }
@@ -123,49 +154,20 @@ func (b *compilation) add(id ipvs.ID, v virtual) {
 	}
 }
 
-// internal are the cluster IPs that are served.
-func (b *compilation) internal() []netip.Addr {
-	var addrs []netip.Addr
-	for _, a := range b.service.ClusterIPs {
+// restriction is the part of the source ranges in one family. The whole of it
+// is no restriction.
+func (b *compilation) restriction(f inet.Family) (restricted bool, sources []netip.Prefix) {
+	for _, p := range b.service.SourceRanges {
 		switch {
-		case !b.enabled(a):
-		case b.me.has(a):
-			b.warn("ClusterIPOfNode", fmt.Sprintf("cluster IP %s is left out: it is an address of node %s; "+
-				"the range of cluster IPs must not overlap the nodes' network", a, b.me.name))
-		case !routable(a):
-			b.warn("BadClusterIP", fmt.Sprintf("cluster IP %s is left out: it is no unicast address of a network", a))
+		case inet.FamilyOf(p.Addr()) != f:
+		case p.Bits() == 0:
+			return false, nil
 		default:
-			addrs = append(addrs, a)
-			b.vip(a)
+			sources = append(sources, p)
 		}
 	}
-	return addrs
+	return true, sources
 }
-
-// external are the external and load balancer IPs that are served.
-func (b *compilation) external() []netip.Addr {
-	var addrs []netip.Addr
-	take := func(list []netip.Addr, ranges []netip.Prefix, what string) {
-		for _, a := range list {
-			switch {
-			case !b.enabled(a):
-			case !routable(a) || !contains(ranges, a) || contains(b.compiler.config.ServiceRanges, a):
-				b.warn("AddressRefused", fmt.Sprintf("%s IP %s is not served: it must be in a range that is configured for %s IPs, "+
-					"and not in that of cluster IPs", what, a, what))
-			default:
-				addrs = append(addrs, a)
-				if !b.me.has(a) {
-					b.vip(a)
-				}
-			}
-		}
-	}
-	take(b.service.ExternalIPs, b.compiler.config.ExternalIPRanges, "external")
-	take(b.service.LoadBalancerIPs, b.compiler.config.LoadBalancerIPRanges, "load balancer")
-	return addrs
-}
-
-func (b *compilation) vip(a netip.Addr) { b.out.vips[a] = b.me.source[inet.FamilyOf(a)] }
 
 func (b *compilation) enabled(a netip.Addr) bool {
 	return slices.Contains(b.compiler.config.Families, inet.FamilyOf(a))
@@ -174,19 +176,6 @@ func (b *compilation) enabled(a netip.Addr) bool {
 // hasFamily says that the Service is of a family: its cluster IPs tell.
 func (b *compilation) hasFamily(f inet.Family) bool {
 	return slices.ContainsFunc(b.service.ClusterIPs, func(a netip.Addr) bool { return inet.FamilyOf(a) == f })
-}
-
-func (b *compilation) scheduler() string {
-	name, ok := b.service.Annotations[schedulerAnnotation]
-	if !ok || slices.Contains(schedulers[:], name) {
-		if ok {
-			return name
-		}
-		return b.compiler.config.Scheduler
-	}
-	b.warn("UnknownScheduler", fmt.Sprintf("annotation %s: %q is not one of %s; %s is used",
-		schedulerAnnotation, name, strings.Join(schedulers[:], ", "), b.compiler.config.Scheduler))
-	return b.compiler.config.Scheduler
 }
 
 func (b *compilation) warn(reason, message string) {

@@ -158,7 +158,7 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip-prt 10.96.0.10,tcp:80
 `,
 	}, {
-		name: "traffic policies Local: this node's endpoints; where there are only others, silence",
+		name: "traffic policies Local: this node's endpoints; where there are only others, silence; clients of this node get all",
 		objects: []any{
 			with(service("here", "10.96.0.10", tcp(80, 30080)), func(s *cluster.Service) { s.InternalLocal, s.ExternalLocal = true, true }),
 			slice("here", 8080, ready("10.244.1.2", "n1"), ready("10.244.2.2", "n2")),
@@ -169,12 +169,18 @@ add kube-router-svip-prt 10.96.0.10,tcp:80
 		},
 		want: `
 # ipvsadm -Sn
+-A -f 1292369920 -s rr
+-a -f 1292369920 -r 10.244.1.2:8080 -m -w 1
+-a -f 1292369920 -r 10.244.2.2:8080 -m -w 1
+-A -f 918290432 -s rr
+-a -f 918290432 -r 10.244.2.2:8080 -m -w 1
 -A -t 10.96.0.10:80 -s rr
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.11:80 -s rr
 -a -t 10.96.0.11:80 -r 10.244.2.2:8080 -m -w 1
 -A -t 192.168.7.11:30080 -s rr
 -a -t 192.168.7.11:30080 -r 10.244.1.2:8080 -m -w 1
+-A -t 192.168.7.11:30081 -s rr
 # ip route show table local proto 17
 local 10.96.0.10 dev lo proto 17 src 192.168.7.11
 local 10.96.0.11 dev lo proto 17 src 192.168.7.11
@@ -185,9 +191,12 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip 10.96.0.11
 add kube-router-svip 10.96.0.12
 add kube-router-svip-drop 192.168.7.11,tcp:30081
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x4d080000
+add kube-router-svip-in 192.168.7.11,tcp:30081 skbmark 0x36bc0000
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080
+add kube-router-svip-prt 192.168.7.11,tcp:30081
 `,
 	}, {
 		name:   "dual-stack",
@@ -295,7 +304,7 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip-prt 10.96.0.10,tcp:80
 `,
 		events: []string{
-			"EndpointSlice default/web-1: BadEndpoint: 6 of 8 endpoints are left out; the first is 10.96.0.10: it is in the range of cluster IPs",
+			"EndpointSlice default/web-1: BadEndpoint: 7 of 8 endpoints are left out; the first is 10.96.0.10: it is in the range of cluster IPs",
 			"EndpointSlice default/web-zero: PortZero: a port without a number is left out",
 			"Service default/bad: ClusterIPOfNode: cluster IP 192.168.7.11 is left out: it is an address of node n1; the range of cluster IPs must not overlap the nodes' network",
 			`Service default/web: PortZero: port "zero" has no number and is left out`,

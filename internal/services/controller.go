@@ -19,6 +19,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/reconcile"
@@ -45,6 +46,25 @@ type Config struct {
 	// balancer IPs must be in: whoever may write a Service could otherwise take
 	// any address of the world for the cluster's Pods (CVE-2020-8554).
 	ExternalIPRanges, LoadBalancerIPRanges []netip.Prefix
+	// AnyIP takes external and load balancer IPs outside of those, too.
+	AnyIP bool
+	// RejectUnassigned answers for addresses of ServiceRanges that no Service
+	// has; those must be known and not guessed then.
+	RejectUnassigned bool
+	// DSR lets endpoints on other nodes answer clients directly, unless a
+	// Service says otherwise.
+	DSR bool
+	// NodePortsEverywhere serves node ports at all addresses of the host.
+	NodePortsEverywhere bool
+	// Guard has the firewall of the Services' addresses.
+	Guard bool
+	// GracePeriod is how long the connections of a removed endpoint may last.
+	GracePeriod time.Duration
+	// ExcludedCIDRs hold virtual servers of others.
+	ExcludedCIDRs []netip.Prefix
+	// TCPTimeout, TCPFinTimeout and UDPTimeout are IPVS's; 0 leaves the
+	// kernel's.
+	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
 	// NodePorts is the cluster's range of node ports.
 	NodePorts PortRange
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
@@ -65,6 +85,7 @@ type Drivers struct {
 	// may be loaded later.
 	OpenIPVS func() (ipvs.Interface, error)
 	Routes   route.Interface
+	Links    link.Interface
 	Sets     ipset.Interface
 	// Rules has the Ruleset of each enabled family, shared by the controllers.
 	Rules   map[inet.Family]*iptables.Ruleset
@@ -129,6 +150,9 @@ type Controller struct {
 	done      [steps]bool
 	started   time.Time // when the first fill began
 	plan      plan
+	marks     marks
+	direct    bool                       // some Services have direct server return
+	sources   map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched   map[cluster.Key]*resources
 	complaint reconcile.Complaints
 	// ruleChanges are the chains and jumps that were changed.
@@ -154,6 +178,8 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		ready:     make(chan struct{}),
 		former:    map[netip.Addr]bool{},
 		plan:      newPlan(),
+		marks:     newMarks(),
+		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*resources{},
 		complaint: reconcile.Complaints{},
 	}

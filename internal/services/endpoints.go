@@ -1,7 +1,7 @@
 package services
 
 import (
-	"fmt"
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -11,18 +11,27 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
-// pool is what a virtual server chooses its endpoints from: those of its
-// family, and of this node only where the traffic policy is Local.
+// pool is what a virtual server chooses its endpoints from.
 type pool struct {
 	family inet.Family
-	local  bool
+	// local asks for the endpoints of this node only.
+	local bool
+	// external says that it is behind an external address, or a node port.
+	external bool
+	// tunnelPort is the port at which other nodes take what is tunnelled to
+	// their endpoints, 0 without direct server return.
+	tunnelPort uint16
 }
 
 // backend is an endpoint at one port.
 type backend struct {
 	addr                        netip.AddrPort
+	node                        string
 	local                       bool
 	ready, serving, terminating bool
+	hints                       *cluster.Hints
+	// used says that it gets new connections.
+	used bool
 }
 
 // lasting says that the endpoint is used where no ready one is left: it
@@ -39,55 +48,115 @@ func (e backend) lasting() bool { return e.serving && e.terminating }
 // its endpoint stops to serve.
 func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	all := b.backends(port, from.family)
+	mine, elsewhere := b.choose(all, from.local), false
+	if from.local {
+		elsewhere = slices.ContainsFunc(all, func(e backend) bool { return !e.local && (e.ready || e.lasting()) })
+	}
+	b.hairpin(mine, port.Protocol)
+	v := virtual{server: b.server(mine, port.Protocol)}
+	if v.server == nil {
+		v.drop = elsewhere
+	}
+	if from.local && from.external && elsewhere {
+		// Persistence of a marked virtual server ignores the target port
+		// (ip_vs_sched_persist), so the source's hash keeps clients in place.
+		v.inside = marked(b.server(b.choose(all, false), port.Protocol))
+		if v.server == nil {
+			// Without it the marked packets would be the host's, should the
+			// mark get lost.
+			v.server = &ipvs.Server{Config: b.options.config}
+		}
+	}
+	if from.tunnelPort != 0 {
+		v.tunnelled = marked(b.server(b.choose(all, true), port.Protocol))
+		v.server = b.tunnel(v.server, mine, from)
+	}
+	return v
+}
+
+// choose returns the endpoints of a pool, and says which get new connections:
+// the ready ones, of those the ones meant for this node's clients, or where
+// none is ready, those that last.
+func (b *compilation) choose(all []backend, local bool) []backend {
 	var mine []backend
-	usable := false
 	for _, e := range all {
-		usable = usable || e.ready || e.lasting()
-		if !from.local || e.local {
+		if !local || e.local {
 			mine = append(mine, e)
 		}
 	}
-	server := ipvs.Server{Config: b.config, Real: weigh(mine, port.Protocol)}
-	if len(server.Real) == 0 {
-		return virtual{drop: from.local && usable}
+	near := func(backend) bool { return true }
+	if !local {
+		near = b.near(mine)
 	}
-	b.hairpin(mine, port.Protocol)
-	return virtual{server: &server}
+	anyReady := slices.ContainsFunc(mine, func(e backend) bool { return e.ready })
+	for i, e := range mine {
+		mine[i].used = anyReady && e.ready && near(e) || !anyReady && e.lasting()
+	}
+	return mine
 }
 
-// weigh gives the ready endpoints weight 1, or those that last where none is
-// ready.
-func weigh(list []backend, protocol inet.Protocol) map[netip.AddrPort]ipvs.Real {
-	used := backend.lasting
+// near tells the endpoints that are meant for this node's clients, of those
+// that are ready. Hints count only where every ready endpoint has some: nodes
+// without any would get no endpoint otherwise (KEP-2433). The same node comes
+// before the same zone (KEP-3015).
+func (b *compilation) near(list []backend) func(backend) bool {
+	byNode := func(e backend) bool { return e.hints != nil && slices.Contains(e.hints.Nodes, b.me.name) }
+	byZone := func(e backend) bool {
+		return e.hints != nil && b.me.zone != "" && slices.Contains(e.hints.Zones, b.me.zone)
+	}
+	allNodes, allZones, someNode, someZone := true, true, false, false
 	for _, e := range list {
 		if e.ready {
-			used = func(e backend) bool { return e.ready }
-			break
+			allNodes = allNodes && e.hints != nil && len(e.hints.Nodes) > 0
+			allZones = allZones && e.hints != nil && len(e.hints.Zones) > 0
+			someNode, someZone = someNode || byNode(e), someZone || byZone(e)
 		}
 	}
+	switch {
+	case allNodes && someNode:
+		return byNode
+	case allZones && someZone:
+		return byZone
+	}
+	return func(backend) bool { return true }
+}
+
+// server is the virtual server of the chosen endpoints, nil without any.
+func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Server {
 	reals := make(map[netip.AddrPort]ipvs.Real, len(list))
 	for _, e := range list {
 		switch {
-		case used(e):
-			reals[e.addr] = ipvs.Real{Weight: 1, Method: ipvs.Masquerade}
+		case e.used:
+			reals[e.addr] = ipvs.Real{Weight: b.me.weight(e.node), Method: ipvs.Masquerade}
 		case protocol != inet.UDP || e.serving:
 			reals[e.addr] = ipvs.Real{Weight: 0, Method: ipvs.Masquerade}
 		}
 	}
-	return reals
+	if len(reals) == 0 {
+		return nil
+	}
+	return &ipvs.Server{Config: b.options.config, Real: reals}
+}
+
+// marked makes a virtual server one that is found by a mark.
+func marked(s *ipvs.Server) *ipvs.Server {
+	if s != nil && s.Persistence > 0 {
+		s.Config = ipvs.Config{Scheduler: "sh"}
+	}
+	return s
 }
 
 // hairpin notes the endpoints of this node: a packet from one to itself must
 // get another source, or the endpoint would answer itself directly and not
 // know the answer.
 func (b *compilation) hairpin(list []backend, protocol inet.Protocol) {
-	if !b.compiler.config.Hairpin {
+	if !b.options.hairpin {
 		return
 	}
 	for _, e := range list {
 		if e.local {
 			entry := ipset.IPPort(protocol, e.addr)
-			entry.Second = e.addr.Addr()
+			entry.Second = netip.PrefixFrom(e.addr.Addr(), e.addr.Addr().BitLen())
 			b.out.hairpins[entry] = struct{}{}
 		}
 	}
@@ -108,7 +177,7 @@ func (b *compilation) backends(port cluster.ServicePort, family inet.Family) []b
 					continue
 				}
 				next := backend{
-					addr: netip.AddrPortFrom(e.Addr, p.Port), local: e.Node != "" && e.Node == b.me.name,
+					addr: netip.AddrPortFrom(e.Addr, p.Port), node: e.Node, local: e.Node != "" && e.Node == b.me.name, hints: e.Hints,
 					ready: e.Ready, serving: e.Serving || e.Ready, terminating: e.Terminating,
 				}
 				i, ok := at[next.addr]
@@ -135,46 +204,10 @@ func (e backend) better(other backend) backend {
 		}
 		return 0
 	}
-	local := e.local || other.local
+	local, node := e.local || other.local, cmp.Or(e.node, other.node)
 	if rank(other) > rank(e) {
 		e = other
 	}
-	e.local = local
+	e.local, e.node = local, node
 	return e
-}
-
-// refuse says why an address cannot be an endpoint, or "".
-func (b *compilation) refuse(a netip.Addr) string {
-	switch {
-	case !routable(a):
-		return "it is no unicast address of a network"
-	case contains(b.compiler.config.ServiceRanges, a):
-		return "it is in the range of cluster IPs"
-	}
-	if _, ok := b.out.vips[a]; ok {
-		return "it is an address of the Service itself"
-	}
-	return ""
-}
-
-// badEndpoints reports what backends left out, once a slice.
-func (b *compilation) badEndpoints() {
-	for _, slice := range b.slices {
-		first, why, count := netip.Addr{}, "", 0
-		for _, e := range slice.Endpoints {
-			if bad := b.refuse(e.Addr); bad != "" {
-				if count++; count == 1 {
-					first, why = e.Addr, bad
-				}
-			}
-		}
-		if count > 0 {
-			b.problems = append(b.problems, problem{"EndpointSlice", &slice.Meta, "BadEndpoint",
-				fmt.Sprintf("%d of %d endpoints are left out; the first is %s: %s", count, len(slice.Endpoints), first, why)})
-		}
-		if slices.ContainsFunc(slice.Ports, func(p cluster.EndpointPort) bool { return p.Port == 0 }) {
-			b.problems = append(b.problems, problem{"EndpointSlice", &slice.Meta, "PortZero",
-				"a port without a number is left out"})
-		}
-	}
 }

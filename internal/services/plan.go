@@ -18,6 +18,7 @@ type plan struct {
 	vips     claims[netip.Addr, netip.Addr]
 	hairpins claims[ipset.Entry, struct{}]
 	reals    int
+	directs  int // Services with direct server return
 }
 
 func newPlan() plan {
@@ -102,6 +103,9 @@ func (p *plan) set(key cluster.Key, want *desired, touched *resources) {
 	}
 	p.services[key] = want
 	p.reals += want.reals
+	if want.direct {
+		p.directs++
+	}
 	for id, v := range want.virtuals {
 		p.virtuals.put(id, key, v)
 		touched.virtuals[id] = struct{}{}
@@ -122,6 +126,9 @@ func (p *plan) withdraw(key cluster.Key, old, want *desired, touched *resources)
 		want = &desired{}
 	}
 	p.reals -= old.reals
+	if old.direct {
+		p.directs--
+	}
 	for id := range old.virtuals {
 		if _, ok := want.virtuals[id]; !ok {
 			p.virtuals.drop(id, key)

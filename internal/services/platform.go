@@ -3,8 +3,11 @@ package services
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
+	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/route"
@@ -74,27 +77,73 @@ func (c *Controller) preparePlatform() error {
 	return errors.Join(errs...)
 }
 
-// findNode reads who this node is. Without that, the host would speak to
-// Services with a source that nobody can answer.
+// findNode reads who this node is, and what counts of the others. Without the
+// first, the host would speak to Services with a source that nobody can answer.
 func (c *Controller) findNode() error {
-	node := c.state.self()
+	node, peers := c.state.self()
 	if node == nil {
 		return fmt.Errorf("waiting for the Node object %s: the kubelet creates it; --hostname-override must be its name",
 			c.config.NodeName)
 	}
-	me := identify(node, c.config.Families)
+	me := identify(node, peers, c.config.Families)
 	if len(me.addrs) == 0 {
 		return fmt.Errorf("waiting for an address in the Node object %s: the kubelet or the cloud's controller sets it",
 			c.config.NodeName)
 	}
-	if !me.equal(c.me) {
-		c.me = me
+	if _, err := readWeight(peers[me.name].endpoints); err != nil {
+		c.events.Warn("Node", &node.Meta, "BadWeight", err.Error())
+	}
+	if err := c.findAddresses(&me); err != nil {
+		return err
+	}
+	old := c.me
+	c.me = me
+	if !me.same(old) {
 		c.log.Info("services: this node", "node", me.name, "addresses", me.addrs, "podCIDRs", me.podCIDRs)
-		if c.begun() {
-			c.markServices(c.state.keys()...)
+	}
+	if c.begun() {
+		c.markServices(c.concerned(old, me)...)
+	}
+	return c.setNodes()
+}
+
+// findAddresses makes all addresses of the host those of node ports, where that
+// is configured.
+func (c *Controller) findAddresses(me *self) error {
+	if !c.config.NodePortsEverywhere {
+		return nil
+	}
+	list, err := c.drivers.Links.Addrs()
+	if err != nil {
+		return fmt.Errorf("reading the host's addresses: %w", err)
+	}
+	for _, a := range list {
+		if ip := a.Prefix.Addr(); routable(ip) && slices.Contains(c.config.Families, inet.FamilyOf(ip)) && !slices.Contains(me.addrs, ip) {
+			me.addrs = append(me.addrs, ip)
 		}
 	}
-	return c.setPods()
+	return nil
+}
+
+// concerned are the Services that a change of the nodes may concern.
+func (c *Controller) concerned(old, me self) []cluster.Key {
+	all := !me.same(old)
+	for name, p := range me.peers {
+		all = all || p.endpoints != old.peers[name].endpoints
+	}
+	switch {
+	case all:
+		return c.state.keys()
+	case maps.Equal(old.peers, me.peers):
+		return nil
+	}
+	var list []cluster.Key
+	for k, want := range c.plan.services {
+		if want.direct {
+			list = append(list, k)
+		}
+	}
+	return list
 }
 
 // openIPVS opens IPVS and reads it and the routes back, so that what is right
@@ -123,7 +172,7 @@ func (c *Controller) openIPVS() error {
 
 // tellNode says on the Node that Services do not work there.
 func (c *Controller) tellNode(err error) {
-	if node := c.state.self(); node != nil && errors.Is(err, ipvs.ErrUnavailable) {
+	if node, _ := c.state.self(); node != nil && errors.Is(err, ipvs.ErrUnavailable) {
 		c.events.Warn("Node", &node.Meta, "IPVSUnavailable", "Services do not work on this node: "+err.Error())
 	}
 }
@@ -133,6 +182,9 @@ func (c *Controller) tellNode(err error) {
 // address that has a local route of ours, or a node port of this node.
 func (c *Controller) owns(id ipvs.ID) bool {
 	addr := id.Addr.Addr()
+	if contains(c.config.ExcludedCIDRs, addr) {
+		return false
+	}
 	return contains(c.config.ServiceRanges, addr) || c.former[addr] ||
 		c.me.has(addr) && c.config.NodePorts.contains(id.Addr.Port())
 }

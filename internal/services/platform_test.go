@@ -22,10 +22,25 @@ func TestRules(t *testing.T) {
 :OUTPUT ACCEPT [0:0]
 :KUBE-ROUTER-SERVICES - [0:0]
 -A INPUT -j KUBE-ROUTER-SERVICES
--A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-drop dst,dst -m comment --comment "services with endpoints on other nodes only" -j DROP
+-A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-lim dst,dst -m set ! --match-set kube-router-svip-src dst,dst,src -m comment --comment "services for some sources only" -j DROP
+-A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-drop dst,dst -m mark --mark 0x0/0xfffc0000 -m comment --comment "services with endpoints on other nodes only" -j DROP
 -A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-prt dst,dst -m comment --comment "services" -j ACCEPT
 -A KUBE-ROUTER-SERVICES -p tcp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset
 -A KUBE-ROUTER-SERVICES ! -p icmp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with icmp-port-unreachable
+COMMIT
+`,
+			iptables.Mangle: `*mangle
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:KUBE-ROUTER-SVC-MARK - [0:0]
+:KUBE-ROUTER-SVC-MARK-OUT - [0:0]
+-A PREROUTING -j KUBE-ROUTER-SVC-MARK
+-A OUTPUT -j KUBE-ROUTER-SVC-MARK-OUT
+-A KUBE-ROUTER-SVC-MARK -m set --match-set kube-router-node-pods src -m comment --comment "pods of this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
+-A KUBE-ROUTER-SVC-MARK-OUT -m comment --comment "this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
 COMMIT
 `,
 			iptables.NAT: `*nat
@@ -36,7 +51,7 @@ COMMIT
 :KUBE-ROUTER-MASQUERADE - [0:0]
 -A POSTROUTING -j KUBE-ROUTER-MASQUERADE
 -A KUBE-ROUTER-MASQUERADE -m set --match-set kube-router-hairpin dst,dst,src -m comment --comment "pods to themselves" -j MASQUERADE --random-fully
--A KUBE-ROUTER-MASQUERADE -m ipvs --vdir ORIGINAL --vmethod MASQ -m set ! --match-set kube-router-node-pods src -m set ! --match-set kube-router-node-pods dst -m addrtype ! --src-type LOCAL -m comment --comment "neither end is here" -j MASQUERADE --random-fully
+-A KUBE-ROUTER-MASQUERADE -m ipvs --vdir ORIGINAL --vmethod MASQ -m set ! --match-set kube-router-node-pods src -m set ! --match-set kube-router-node-pods dst -m addrtype ! --src-type LOCAL ! --dst-type LOCAL -m comment --comment "neither end is here" -j MASQUERADE --random-fully
 COMMIT
 `,
 		} {
@@ -56,7 +71,8 @@ func TestMasqueradeAllRule(t *testing.T) {
 	config := config4()
 	config.MasqueradeAll = true
 	got := masqueradeRules(inet.IPv4, config)
-	want := []string{`-m ipvs --vdir ORIGINAL --vmethod MASQ -m comment --comment "all that is forwarded" -j MASQUERADE --random-fully`}
+	want := []string{`-m set --match-set kube-router-hairpin dst,dst,src -m comment --comment "pods to themselves" -j MASQUERADE --random-fully`,
+		`-m ipvs --vdir ORIGINAL --vmethod MASQ -m comment --comment "all that is forwarded" -j MASQUERADE --random-fully`}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

@@ -15,6 +15,11 @@ const (
 	servicesChain   = "KUBE-ROUTER-SERVICES"
 	masqueradeChain = "KUBE-ROUTER-MASQUERADE"
 	hairpinChain    = "KUBE-ROUTER-HAIRPIN"
+	forwardChain    = "KUBE-ROUTER-SVC-FORWARD"
+	outputChain     = "KUBE-ROUTER-SVC-OUTPUT"
+	markChain       = "KUBE-ROUTER-SVC-MARK"
+	markOutputChain = "KUBE-ROUTER-SVC-MARK-OUT"
+	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
 var errSetsMissing = errors.New("waiting for the IP sets")
@@ -32,28 +37,37 @@ func (c *Controller) applyRules(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("no iptables for %s", f))
 			continue
 		}
-		changed, err := rules.Apply(ctx, section(f, c.config))
+		changed, err := rules.Apply(ctx, section(f, c.config, c.direct))
 		c.ruleChanges += uint64(changed)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// section is this controller's rules in one family.
-func section(f inet.Family, config Config) iptables.Section {
+// section is this controller's rules in one family. direct says that there are
+// Services with direct server return.
+func section(f inet.Family, config Config, direct bool) iptables.Section {
+	filter := iptables.Content{Chains: map[string][]string{}}
+	jump := func(content *iptables.Content, from, chain string, rules []string) {
+		if len(rules) > 0 {
+			content.Chains[chain] = rules
+			content.Jumps = append(content.Jumps, iptables.Jump{Chain: from, Rank: iptables.RankServices, Rule: "-j " + chain})
+		}
+	}
+	jump(&filter, "INPUT", servicesChain, append(tunnelRules(f, direct), filterRules(f, config)...))
+	forward := append(forwardTunnelRules(f, direct), unassignedRules(f, config)...)
+	jump(&filter, "FORWARD", forwardChain, forward)
+	jump(&filter, "OUTPUT", outputChain, unassignedRules(f, config))
+	nat := iptables.Content{Chains: map[string][]string{}}
+	jump(&nat, "POSTROUTING", masqueradeChain, masqueradeRules(f, config))
+	mangle := iptables.Content{Chains: map[string][]string{}}
+	jump(&mangle, "PREROUTING", markChain, markRules(f, direct))
+	jump(&mangle, "OUTPUT", markOutputChain, markOutputRules(f))
+	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct))
 	return iptables.Section{
 		Owner:    "services",
-		Prefixes: []string{servicesChain, masqueradeChain, hairpinChain},
-		Tables: map[iptables.Table]iptables.Content{
-			iptables.Filter: {
-				Chains: map[string][]string{servicesChain: filterRules(f)},
-				Jumps:  []iptables.Jump{{Chain: "INPUT", Rank: iptables.RankServices, Rule: "-j " + servicesChain}},
-			},
-			iptables.NAT: {
-				Chains: map[string][]string{masqueradeChain: masqueradeRules(f, config)},
-				Jumps:  []iptables.Jump{{Chain: "POSTROUTING", Rank: iptables.RankServices, Rule: "-j " + masqueradeChain}},
-			},
-		},
+		Prefixes: []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain},
+		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter, iptables.NAT: nat, iptables.Mangle: mangle},
 	}
 }
 
@@ -65,37 +79,77 @@ func section(f inet.Family, config Config) iptables.Section {
 // What IPVS takes is accepted here, and judged by the policies once it has its
 // endpoint for destination. ICMP is left to the rules that follow: errors
 // belong to connections (path MTU discovery), and ping tells of the host.
-func filterRules(f inet.Family) []string {
+func filterRules(f inet.Family, config Config) []string {
+	limited, sources := setName(limitSet, f), setName(sourceSet, f)
 	vips, ports, silent := setName(vipSet, f), setName(portSet, f), setName(dropSet, f)
-	icmp, unreachable := "icmp", "icmp-port-unreachable"
-	if f == inet.IPv6 {
-		icmp, unreachable = "ipv6-icmp", "icmp6-port-unreachable"
-	}
-	return []string{
-		`-m set --match-set ` + silent + ` dst,dst -m comment --comment "services with endpoints on other nodes only" -j DROP`,
+	rules := []string{
+		`-m set --match-set ` + limited + ` dst,dst -m set ! --match-set ` + sources +
+			` dst,dst,src -m comment --comment "services for some sources only" -j DROP`,
+		`-m set --match-set ` + silent + ` dst,dst -m mark --mark 0x0/` + markMask +
+			` -m comment --comment "services with endpoints on other nodes only" -j DROP`,
 		`-m set --match-set ` + ports + ` dst,dst -m comment --comment "services" -j ACCEPT`,
-		`-p tcp -m set --match-set ` + vips + ` dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset`,
-		`! -p ` + icmp + ` -m set --match-set ` + vips + ` dst -m comment --comment "no such service" -j REJECT --reject-with ` + unreachable,
 	}
+	if !config.Guard {
+		return rules[:2]
+	}
+	icmp, unreachable := icmpNames(f)
+	return append(rules,
+		`-p tcp -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset`,
+		`! -p `+icmp+` -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with `+unreachable,
+	)
+}
+
+func icmpNames(f inet.Family) (protocol, unreachable string) {
+	if f == inet.IPv6 {
+		return "ipv6-icmp", "icmp6-port-unreachable"
+	}
+	return "icmp", "icmp-port-unreachable"
+}
+
+// unassignedRules answer for cluster IPs that no Service has. They are on no
+// network, and a client would wait for an answer for long.
+func unassignedRules(f inet.Family, config Config) []string {
+	var rules []string
+	_, unreachable := icmpNames(f)
+	for _, p := range config.ServiceRanges {
+		if config.RejectUnassigned && config.Guard && inet.FamilyOf(p.Addr()) == f {
+			rules = append(rules, `-d `+p.String()+` -m set ! --match-set `+setName(vipSet, f)+
+				` dst -m comment --comment "no such cluster IP" -j REJECT --reject-with `+unreachable)
+		}
+	}
+	return rules
+}
+
+// markRules lead clients of this node, and what comes out of tunnels, to the
+// virtual servers that are for them.
+func markRules(f inet.Family, direct bool) []string {
+	rules := []string{`-m set --match-set ` + setName(podSet, f) + ` src -m comment --comment "pods of this node" -j SET --map-set ` +
+		setName(insideSet, f) + ` dst,dst --map-mark`}
+	if direct && f == inet.IPv4 {
+		rules = append(rules, `-i `+tunnelLink+` -m comment --comment "direct server return" -j SET --map-set `+
+			setName(tunnelSet, f)+` dst,dst --map-mark`)
+	}
+	return rules
+}
+
+func markOutputRules(f inet.Family) []string {
+	return []string{`-m comment --comment "this node" -j SET --map-set ` + setName(insideSet, f) + ` dst,dst --map-mark`}
 }
 
 // masqueradeRules give a forwarded connection this node's address where the
 // answer would not come back through this node, which alone can translate it
 // back. It does come back where client or endpoint is a Pod of this node, or
-// the client is the host; so between Pods the client's address is preserved:
+// one of them is the host; so between Pods the client's address is preserved:
 // their packets enter IPVS on their own node.
 func masqueradeRules(f inet.Family, config Config) []string {
 	// --vdir implies --ipvs, which iptables-save does not print beside it.
 	const forwarded = "-m ipvs --vdir ORIGINAL --vmethod MASQ "
-	var rules []string
-	if config.Hairpin {
-		rules = append(rules, `-m set --match-set `+setName(hairpinSet, f)+
-			` dst,dst,src -m comment --comment "pods to themselves" -j MASQUERADE --random-fully`)
-	}
+	rules := []string{`-m set --match-set ` + setName(hairpinSet, f) +
+		` dst,dst,src -m comment --comment "pods to themselves" -j MASQUERADE --random-fully`}
 	if config.MasqueradeAll {
 		return append(rules, forwarded+`-m comment --comment "all that is forwarded" -j MASQUERADE --random-fully`)
 	}
 	pods := setName(podSet, f)
 	return append(rules, forwarded+`-m set ! --match-set `+pods+` src -m set ! --match-set `+pods+
-		` dst -m addrtype ! --src-type LOCAL -m comment --comment "neither end is here" -j MASQUERADE --random-fully`)
+		` dst -m addrtype ! --src-type LOCAL ! --dst-type LOCAL -m comment --comment "neither end is here" -j MASQUERADE --random-fully`)
 }

@@ -17,9 +17,19 @@ const (
 	portSet = "kube-router-svip-prt"
 	// dropSet are those that are to be silent: see virtual.
 	dropSet = "kube-router-svip-drop"
+	// limitSet are those that only some sources may reach, and sourceSet these
+	// sources.
+	limitSet  = "kube-router-svip-lim"
+	sourceSet = "kube-router-svip-src"
+	// insideSet and tunnelSet are those that have a virtual server for clients
+	// of this node, and one for what comes out of a tunnel: the packets' mark.
+	insideSet = "kube-router-svip-in"
+	tunnelSet = "kube-router-svip-tun"
 	// hairpinSet are the Pods of this node that are endpoints: each with its
 	// port, and itself as the client.
 	hairpinSet = "kube-router-hairpin"
+	// nodeSet are the addresses of all nodes.
+	nodeSet = "kube-router-svip-nodes"
 	// podSet are the networks of this node's Pods.
 	podSet = "kube-router-node-pods"
 )
@@ -27,7 +37,14 @@ const (
 // setTypes are the types of the sets.
 var setTypes = map[string]ipset.Type{
 	vipSet: ipset.HashIP, portSet: ipset.HashIPPort, dropSet: ipset.HashIPPort,
-	hairpinSet: ipset.HashIPPortIP, podSet: ipset.HashNet,
+	limitSet: ipset.HashIPPort, sourceSet: ipset.HashIPPortNet,
+	insideSet: ipset.HashIPPort, tunnelSet: ipset.HashIPPort,
+	hairpinSet: ipset.HashIPPortIP, podSet: ipset.HashNet, nodeSet: ipset.HashIP,
+}
+
+// specOf is what a set is created with.
+func specOf(name string, f inet.Family) ipset.Spec {
+	return ipset.Spec{Type: setTypes[name], Family: f, Marks: name == insideSet || name == tunnelSet}
 }
 
 // setName is the name of a set in a family.
@@ -58,39 +75,56 @@ func (c *Controller) adoptSets() error {
 	}
 	want := map[string]ipset.Set{}
 	for _, f := range c.config.Families {
-		for base, kind := range setTypes {
-			name, spec := setName(base, f), ipset.Spec{Type: kind, Family: f}
+		for base := range setTypes {
+			name, spec := setName(base, f), specOf(base, f)
 			set := ipset.Set{Spec: spec}
-			if there, ok := found[name]; ok && there.Type == kind && there.Family == f {
+			if there, ok := found[name]; ok && there.Type == spec.Type && there.Family == f && there.Marks == spec.Marks {
 				set = there
 			}
 			want[name] = set
 		}
+		c.adoptMarks(want, f)
 	}
 	if err := c.sets.PutAll(want); err != nil {
 		return fmt.Errorf("making the IP sets: %w", err)
 	}
 	c.adopted = want
-	return c.setPods()
+	c.direct = len(want[setName(tunnelSet, inet.IPv4)].Entries) > 0
+	return c.setNodes()
 }
 
-// setPods writes the networks of this node's Pods.
-func (c *Controller) setPods() error {
+// adoptMarks takes over the marks of a former run.
+func (c *Controller) adoptMarks(sets map[string]ipset.Set, f inet.Family) {
+	for r, base := range markSets {
+		for e := range sets[setName(base, f)].Entries {
+			c.marks.adopt(marker{entryID(e), role(r)}, e.Mark)
+		}
+	}
+}
+
+// setNodes writes the networks of this node's Pods and the addresses of all
+// nodes.
+func (c *Controller) setNodes() error {
 	if c.adopted == nil || c.me.name == "" {
 		return nil // the later of adoptSets and findNode does it
 	}
+	want := map[string]ipset.Set{}
 	for _, f := range c.config.Families {
-		set := ipset.Set{Spec: ipset.Spec{Type: ipset.HashNet, Family: f}, Entries: map[ipset.Entry]struct{}{}}
+		pods := ipset.Set{Spec: specOf(podSet, f), Entries: map[ipset.Entry]struct{}{}}
 		for _, cidr := range c.me.podCIDRs {
 			if inet.FamilyOf(cidr.Addr()) == f {
-				set.Entries[ipset.Entry{Prefix: cidr}] = struct{}{}
+				pods.Entries[ipset.Entry{Prefix: cidr}] = struct{}{}
 			}
 		}
-		if err := c.sets.Put(setName(podSet, f), set); err != nil {
-			return err
+		nodes := ipset.Set{Spec: specOf(nodeSet, f), Entries: map[ipset.Entry]struct{}{}}
+		for _, p := range c.me.peers {
+			if a := p.addr(f); a.IsValid() && c.direct {
+				nodes.Entries[ipset.IP(a)] = struct{}{}
+			}
 		}
+		want[setName(podSet, f)], want[setName(nodeSet, f)] = pods, nodes
 	}
-	return nil
+	return c.sets.PutAll(want)
 }
 
 // editSets adds entries to the copies of a set that their families tell and

@@ -18,12 +18,14 @@ type state struct {
 	services map[cluster.Key]*cluster.Service
 	slices   map[cluster.Key]map[string]*cluster.EndpointSlice // by Service and the slice's name
 	node     *cluster.Node
+	peers    map[string]peer
 }
 
 func newState() *state {
 	return &state{
 		services: map[cluster.Key]*cluster.Service{},
 		slices:   map[cluster.Key]map[string]*cluster.EndpointSlice{},
+		peers:    map[string]peer{},
 	}
 }
 
@@ -62,26 +64,35 @@ func (s *state) slice(change cluster.Change[cluster.EndpointSlice]) []cluster.Ke
 	return dirty
 }
 
-// setNode takes note of this node, and says whether anything changed that
-// matters here. A Node that is deleted stays as it was: what it made right is
-// right until another Node says otherwise.
+// setNode takes note of a node, and says whether anything changed that matters
+// here. This node stays as it was when its Node is deleted: what it made right
+// is right until another Node says otherwise.
 func (s *state) setNode(change cluster.Change[cluster.Node], name string) bool {
-	if change.New == nil || change.New.Name != name {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if change.New == nil {
+		_, known := s.peers[change.Old.Name]
+		delete(s.peers, change.Old.Name)
+		return known && change.Old.Name != name
+	}
+	was, now := s.peers[change.New.Name], peerFrom(change.New)
+	s.peers[change.New.Name] = now
+	if change.New.Name != name {
+		return was != now
+	}
 	old := s.node
 	s.node = change.New
-	return old == nil || !slices.Equal(old.InternalIPs, s.node.InternalIPs) ||
-		!slices.Equal(old.ExternalIPs, s.node.ExternalIPs) || !slices.Equal(old.PodCIDRs, s.node.PodCIDRs)
+	return old == nil || was != now || !slices.Equal(old.InternalIPs, s.node.InternalIPs) ||
+		!slices.Equal(old.ExternalIPs, s.node.ExternalIPs) || !slices.Equal(old.PodCIDRs, s.node.PodCIDRs) ||
+		old.Labels[zoneLabel] != s.node.Labels[zoneLabel]
 }
 
-// self returns this node, and nil where it is not known yet.
-func (s *state) self() *cluster.Node {
+// self returns this node, and nil where it is not known yet, with what counts
+// of all nodes.
+func (s *state) self() (*cluster.Node, map[string]peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.node
+	return s.node, maps.Clone(s.peers)
 }
 
 // keys are the Services there are.
@@ -117,11 +128,41 @@ type self struct {
 	source map[inet.Family]netip.Addr
 	// podCIDRs are this node's Pods, of the enabled families.
 	podCIDRs []netip.Prefix
+	zone     string
+	// peers are all nodes, by name.
+	peers map[string]peer
+}
+
+// zoneLabel is the Node's label for its zone.
+const zoneLabel = "topology.kubernetes.io/zone"
+
+// peer is what counts of any node.
+type peer struct {
+	ip4, ip6 netip.Addr
+	// endpoints is the annotated weight of its endpoints, as it is written.
+	endpoints string
+}
+
+func peerFrom(n *cluster.Node) peer {
+	return peer{ip4: n.IP(inet.IPv4), ip6: n.IP(inet.IPv6), endpoints: n.Annotations[weightAnnotation]}
+}
+
+func (p peer) addr(f inet.Family) netip.Addr {
+	if f == inet.IPv6 {
+		return p.ip6
+	}
+	return p.ip4
+}
+
+// weight is that of the endpoints on a node.
+func (s self) weight(node string) uint32 {
+	w, _ := readWeight(s.peers[node].endpoints)
+	return w
 }
 
 // identify reads a Node.
-func identify(node *cluster.Node, families []inet.Family) self {
-	me := self{name: node.Name, source: map[inet.Family]netip.Addr{}}
+func identify(node *cluster.Node, peers map[string]peer, families []inet.Family) self {
+	me := self{name: node.Name, source: map[inet.Family]netip.Addr{}, zone: node.Labels[zoneLabel], peers: peers}
 	for _, f := range families {
 		if ip := node.IP(f); ip.IsValid() {
 			me.source[f] = ip
@@ -141,8 +182,9 @@ func identify(node *cluster.Node, families []inet.Family) self {
 	return me
 }
 
-func (s self) equal(other self) bool {
-	return s.name == other.name && slices.Equal(s.addrs, other.addrs) &&
+// same says that nothing is other about this node itself.
+func (s self) same(other self) bool {
+	return s.name == other.name && slices.Equal(s.addrs, other.addrs) && s.zone == other.zone &&
 		maps.Equal(s.source, other.source) && slices.Equal(s.podCIDRs, other.podCIDRs)
 }
 

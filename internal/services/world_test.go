@@ -17,6 +17,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
@@ -26,6 +27,7 @@ type world struct {
 	t      *testing.T
 	ipvs   *ipvs.Fake
 	routes *route.Fake
+	links  *link.Fake
 	sets   *ipset.Fake
 	rules  map[inet.Family]*iptables.Fake
 	sysctl *sysctl.Fake
@@ -57,7 +59,7 @@ func failure[T any](w *world, which func(*failures) func(T) error) func(T) error
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, ipvs: ipvs.NewFake(), routes: route.NewFake(), sets: ipset.NewFake(), events: &warnings{}}
+	w := &world{t: t, ipvs: ipvs.NewFake(), routes: route.NewFake(), links: link.NewFake(), sets: ipset.NewFake(), events: &warnings{}}
 	w.fail(failures{})
 	w.ipvs.FailWith(failure(w, func(f *failures) func(ipvs.Change) error { return f.ipvs }))
 	w.routes.FailWith(failure(w, func(f *failures) func(route.Key) error { return f.routes }))
@@ -90,7 +92,7 @@ type running struct {
 // config4 is the configuration of a cluster with IPv4 only.
 func config4() Config {
 	return Config{
-		NodeName: "n1", Families: []inet.Family{inet.IPv4}, NodePorts: PortRange{30000, 32767},
+		NodeName: "n1", Families: []inet.Family{inet.IPv4}, NodePorts: PortRange{30000, 32767}, Guard: true,
 		ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 	}
 }
@@ -115,11 +117,11 @@ func (w *world) start(config Config, events ...event) *running {
 		if err := w.broken.Load().open; err != nil {
 			return nil, err
 		}
-		return checkedIPVS{w}, nil
+		return checkedIPVS{w.ipvs, w}, nil
 	}
 	feeds := cluster.NewFeeds()
 	c := New(config, feeds, Drivers{
-		OpenIPVS: open, Routes: w.routes, Sets: checkedSets{w}, Rules: rules, Sysctl: w.sysctl,
+		OpenIPVS: open, Routes: w.routes, Links: w.links, Sets: checkedSets{w}, Rules: rules, Sysctl: w.sysctl,
 		Modules: func(...string) error { return nil },
 	}, w.events, log)
 	r := &running{Controller: c, world: w, feeds: feeds}
@@ -235,7 +237,7 @@ func (w *world) check() {
 	sets, _ := w.sets.List(portSet, "inet6:"+portSet)
 	for name, s := range sets {
 		for e := range s.Entries {
-			id := ipvs.ID{Protocol: e.Protocol, Addr: netip.AddrPortFrom(e.Prefix.Addr(), e.Port)}
+			id := entryID(e)
 			if _, ok := servers[id]; !ok {
 				w.t.Errorf("%s lets %s through, which IPVS does not serve", name, e)
 			}
@@ -245,12 +247,12 @@ func (w *world) check() {
 
 // checkedIPVS and checkedSets carry changes out one by one and check after each.
 type (
-	checkedIPVS struct{ *world }
+	checkedIPVS struct {
+		*ipvs.Fake
+		*world
+	}
 	checkedSets struct{ *world }
 )
-
-func (c checkedIPVS) List() (map[ipvs.ID]ipvs.Server, error)           { return c.ipvs.List() }
-func (c checkedIPVS) Get(id ipvs.ID) (s ipvs.Server, ok bool, e error) { return c.ipvs.Get(id) }
 
 func (c checkedIPVS) Apply(changes []ipvs.Change) []error {
 	var errs []error

@@ -1,0 +1,65 @@
+package services
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// doors are the addresses at which the Service is served, less node ports.
+func (b *compilation) doors() []door {
+	list := b.clusterDoors()
+	for _, a := range b.admitted(b.service.ExternalIPs, b.compiler.config.ExternalIPRanges, "external") {
+		list = append(list, door{addr: a, external: true})
+	}
+	if b.options.skipLoadBalancerIPs {
+		return list
+	}
+	for _, a := range b.admitted(b.service.LoadBalancerIPs, b.compiler.config.LoadBalancerIPRanges, "load balancer") {
+		list = append(list, door{addr: a, external: true, restricted: b.service.Restricted})
+	}
+	return list
+}
+
+// clusterDoors are the cluster IPs that are served.
+func (b *compilation) clusterDoors() []door {
+	var list []door
+	for _, a := range b.service.ClusterIPs {
+		switch {
+		case !b.enabled(a):
+		case b.me.has(a):
+			b.warn("ClusterIPOfNode", fmt.Sprintf("cluster IP %s is left out: it is an address of node %s; "+
+				"the range of cluster IPs must not overlap the nodes' network", a, b.me.name))
+		case !routable(a):
+			b.warn("BadClusterIP", fmt.Sprintf("cluster IP %s is left out: it is no unicast address of a network", a))
+		default:
+			list = append(list, door{addr: a})
+			b.vip(a)
+		}
+	}
+	return list
+}
+
+// admitted are those of a list of external or load balancer IPs that are
+// served.
+func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what string) []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range list {
+		switch {
+		case !b.enabled(a) || slices.Contains(addrs, a):
+		case !routable(a) || !b.compiler.config.AnyIP && !contains(ranges, a) || contains(b.compiler.config.ServiceRanges, a):
+			b.warn("AddressRefused", fmt.Sprintf("%s IP %s is not served: it must be in a range that is configured for %s IPs, "+
+				"and not in that of cluster IPs", what, a, what))
+		default:
+			addrs = append(addrs, a)
+			if !b.me.has(a) {
+				b.vip(a)
+			}
+		}
+	}
+	return addrs
+}
+
+func (b *compilation) vip(a netip.Addr) { b.out.vips[a] = b.me.source[inet.FamilyOf(a)] }
