@@ -91,9 +91,7 @@ func (b *batch) noteSources() {
 }
 
 func sourceEntry(id ipvs.ID, p netip.Prefix) ipset.Entry {
-	e := portEntry(id)
-	e.Second = p
-	return e
+	return ipset.IPPortNet(id.Protocol, id.Addr, p)
 }
 
 // makeRoutes makes addresses of Services the host's. Only those where that

@@ -156,7 +156,7 @@ func (b *compilation) hairpin(list []backend, protocol inet.Protocol) {
 	for _, e := range list {
 		if e.local {
 			entry := ipset.IPPort(protocol, e.addr)
-			entry.Second = netip.PrefixFrom(e.addr.Addr(), e.addr.Addr().BitLen())
+			entry.Second = e.addr.Addr()
 			b.out.hairpins[entry] = struct{}{}
 		}
 	}

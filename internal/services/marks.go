@@ -95,6 +95,6 @@ func markedID(k marker, mark uint32) ipvs.ID {
 
 func markEntry(k marker, mark uint32) ipset.Entry {
 	e := portEntry(k.id)
-	e.Mark = mark
+	e.Mark, e.Mask = mark, ^uint32(0)
 	return e
 }

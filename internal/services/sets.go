@@ -44,7 +44,7 @@ var setTypes = map[string]ipset.Type{
 
 // specOf is what a set is created with.
 func specOf(name string, f inet.Family) ipset.Spec {
-	return ipset.Spec{Type: setTypes[name], Family: f, Marks: name == insideSet || name == tunnelSet}
+	return ipset.Spec{Type: setTypes[name], Family: f, SkbInfo: name == insideSet || name == tunnelSet}
 }
 
 // setName is the name of a set in a family.
@@ -78,7 +78,7 @@ func (c *Controller) adoptSets() error {
 		for base := range setTypes {
 			name, spec := setName(base, f), specOf(base, f)
 			set := ipset.Set{Spec: spec}
-			if there, ok := found[name]; ok && there.Type == spec.Type && there.Family == f && there.Marks == spec.Marks {
+			if there, ok := found[name]; ok && there.Type == spec.Type && there.Family == f && there.SkbInfo == spec.SkbInfo {
 				set = there
 			}
 			want[name] = set

@@ -3,6 +3,7 @@ package services
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -70,7 +71,7 @@ func (c *Controller) sweepSets(names ...string) error {
 		limitSet: func(e ipset.Entry) bool { return c.virtualAt(e).restricted },
 		sourceSet: func(e ipset.Entry) bool {
 			v := c.virtualAt(e)
-			return v.restricted && slices.Contains(v.sources, e.Second)
+			return v.restricted && slices.Contains(v.sources, netip.PrefixFrom(e.Second, int(e.SecondBits)))
 		},
 		insideSet: func(e ipset.Entry) bool { return c.wantedMark(e, inside) },
 		tunnelSet: func(e ipset.Entry) bool { return c.wantedMark(e, tunnelled) },

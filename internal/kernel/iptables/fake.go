@@ -52,7 +52,7 @@ var builtin = map[Table][]string{
 // extensions are the targets that are not chains.
 var extensions = []string{
 	"ACCEPT", "DROP", "RETURN", "REJECT", "NFLOG", "LOG", "MARK", "CONNMARK", "MASQUERADE",
-	"SNAT", "DNAT", "REDIRECT", "TCPMSS", "CT", "NOTRACK", "TPROXY", "NFQUEUE", "NETMAP",
+	"SNAT", "DNAT", "REDIRECT", "TCPMSS", "CT", "NOTRACK", "TPROXY", "NFQUEUE", "NETMAP", "SET",
 }
 
 // Save implements Interface.
