@@ -24,9 +24,7 @@ func (s Spec) withDefaults() Spec {
 // (ip_set_swap compares features and family).
 func (s Spec) sameKind(o Spec) bool { return s.Type == o.Type && s.Family == o.Family }
 
-func (t Type) hasPort() bool { return t == HashIPPort || t.hasSecond() }
-
-func (t Type) hasSecond() bool { return t == HashIPPortIP || t == HashIPPortNet }
+func (t Type) hasPort() bool { return t == HashIPPort || t == HashIPPortIP }
 
 func (t Type) known() bool { return t == HashIP || t == HashNet || t.hasPort() }
 
@@ -46,7 +44,7 @@ func checkName(name string) error {
 
 func (s Spec) check() error {
 	if !s.Type.known() {
-		return fmt.Errorf("%w: set type %q is not one of hash:ip, hash:net, hash:ip,port, hash:ip,port,ip, hash:ip,port,net", ErrInvalid, s.Type)
+		return fmt.Errorf("%w: set type %q is not one of hash:ip, hash:net, hash:ip,port, hash:ip,port,ip", ErrInvalid, s.Type)
 	}
 	if s.Family != inet.IPv4 && s.Family != inet.IPv6 {
 		return fmt.Errorf("%w: address family %s", ErrInvalid, s.Family)
@@ -75,13 +73,11 @@ func (s Spec) normalize(e Entry) (Entry, error) {
 		return bad("the kernel keeps no unspecified address")
 	case e.NoMatch && s.Type != HashNet:
 		return bad("nomatch belongs to hash:net")
-	case (e.Mark != 0) != s.Marks:
-		return bad("an entry has a mark if its set has marks")
 	}
 	if why := s.checkPortAndSecond(e); why != "" {
 		return bad(why)
 	}
-	e.Prefix, e.Second = e.Prefix.Masked(), e.Second.Masked()
+	e.Prefix = e.Prefix.Masked()
 	return e, nil
 }
 
@@ -91,13 +87,9 @@ func (s Spec) checkPortAndSecond(e Entry) string {
 		return "no protocol"
 	case !s.Type.hasPort() && (e.Protocol != 0 || e.Port != 0):
 		return "the set holds no ports"
-	case s.Type.hasSecond() && (!e.Second.IsValid() || inet.FamilyOf(e.Second.Addr()) != s.Family):
+	case s.Type == HashIPPortIP && (!e.Second.IsValid() || inet.FamilyOf(e.Second) != s.Family):
 		return "the second address is missing or of the other family"
-	case s.Type == HashIPPortIP && !e.Second.IsSingleIP():
-		return "the set holds single addresses only"
-	case s.Type == HashIPPortNet && e.Second.Bits() == 0:
-		return "the kernel keeps no /0: add its two halves (/1) instead"
-	case !s.Type.hasSecond() && e.Second.IsValid():
+	case s.Type != HashIPPortIP && e.Second.IsValid():
 		return "the set holds no second address"
 	}
 	return ""
@@ -107,12 +99,5 @@ func (s Spec) checkPortAndSecond(e Entry) string {
 // there once, as a match or as an exception.
 func (e Entry) flipped() Entry {
 	e.NoMatch = !e.NoMatch
-	return e
-}
-
-// place is what the kernel knows an entry by: adding one at the same place
-// replaces it.
-func (e Entry) place() Entry {
-	e.NoMatch, e.Mark = false, 0
 	return e
 }

@@ -96,7 +96,8 @@ func (f *Fake) apply(c Change, inUse map[string]bool) error {
 		return add(set, c.Entry)
 	case Delete:
 		e, err := set.normalize(c.Entry)
-		set.clear(e)
+		delete(set.Entries, e)
+		delete(set.Entries, e.flipped())
 		return err
 	case Swap:
 		return f.swap(c)
@@ -124,23 +125,14 @@ func add(set Set, entry Entry) error {
 	if err != nil {
 		return err
 	}
-	if !set.clear(e) && uint64(len(set.Entries)) >= uint64(set.MaxElem) {
+	_, same := set.Entries[e]
+	_, other := set.Entries[e.flipped()]
+	if !same && !other && uint64(len(set.Entries)) >= uint64(set.MaxElem) {
 		return ErrFull
 	}
+	delete(set.Entries, e.flipped())
 	set.Entries[e] = struct{}{}
 	return nil
-}
-
-// clear removes what is in the place of an entry, and says whether there was
-// anything.
-func (s Set) clear(e Entry) bool {
-	before := len(s.Entries)
-	delete(s.Entries, e)
-	delete(s.Entries, e.flipped())
-	if s.Marks {
-		maps.DeleteFunc(s.Entries, func(other Entry, _ struct{}) bool { return other.place() == e.place() })
-	}
-	return len(s.Entries) < before
 }
 
 func (f *Fake) swap(c Change) error {
@@ -213,11 +205,7 @@ func (s Spec) String() string {
 	if s.Family.Bits() == 128 {
 		family = "inet6"
 	}
-	text := fmt.Sprintf("%s family %s maxelem %d", s.Type, family, s.MaxElem)
-	if s.Marks {
-		text += " skbinfo"
-	}
-	return text
+	return fmt.Sprintf("%s family %s maxelem %d", s.Type, family, s.MaxElem)
 }
 
 func hasPrefix(name string, prefixes []string) bool {

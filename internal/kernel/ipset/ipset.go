@@ -12,14 +12,13 @@ import (
 // Type is the type of a set, as "ipset create" writes it.
 type Type string
 
-// The types in use. HashIPPortIP and HashIPPortNet match "dst,dst,src" against
-// an entry's Prefix, Protocol with Port, and Second.
+// The types in use. HashIPPortIP matches "dst,dst,src" against an entry's
+// Prefix, Protocol with Port, and Second.
 const (
-	HashIP        Type = "hash:ip"
-	HashNet       Type = "hash:net"
-	HashIPPort    Type = "hash:ip,port"
-	HashIPPortIP  Type = "hash:ip,port,ip"
-	HashIPPortNet Type = "hash:ip,port,net"
+	HashIP       Type = "hash:ip"
+	HashNet      Type = "hash:net"
+	HashIPPort   Type = "hash:ip,port"
+	HashIPPortIP Type = "hash:ip,port,ip"
 )
 
 // MaxNameLen is the longest name of a set in bytes (IPSET_MAXNAMELEN less the
@@ -33,21 +32,16 @@ type Spec struct {
 	// MaxElem is the largest number of entries. 0 asks for the driver's
 	// default, which is above the kernel's 65,536.
 	MaxElem uint32
-	// Marks gives entries a firewall mark, which "-j SET --map-set NAME
-	// --map-mark" sets on packets (the extension skbinfo).
-	Marks bool
 }
 
 // Entry is one member of a set. Prefix is a single address (/32, /128) but in
-// HashNet. Protocol and Port belong to the types with a port, Second to those
-// with a second address or net, NoMatch (an exception inside a larger net) to
-// HashNet, and Mark to sets with marks.
+// HashNet. Protocol and Port belong to the types with a port, Second to
+// HashIPPortIP, NoMatch (an exception inside a larger net) to HashNet.
 type Entry struct {
 	Prefix   netip.Prefix
-	Second   netip.Prefix
-	Mark     uint32
-	Port     uint16
 	Protocol inet.Protocol
+	Port     uint16
+	Second   netip.Addr
 	NoMatch  bool
 }
 
@@ -61,27 +55,20 @@ func IPPort(p inet.Protocol, a netip.AddrPort) Entry {
 
 // String is the form of "ipset save": "10.0.0.1,tcp:80".
 func (e Entry) String() string {
-	s := prefixText(e.Prefix)
+	s := e.Prefix.String()
+	if e.Prefix.IsSingleIP() {
+		s = e.Prefix.Addr().String()
+	}
 	if e.Protocol != 0 {
 		s += fmt.Sprintf(",%s:%d", e.Protocol, e.Port)
 	}
 	if e.Second.IsValid() {
-		s += "," + prefixText(e.Second)
+		s += "," + e.Second.String()
 	}
 	if e.NoMatch {
 		s += " nomatch"
 	}
-	if e.Mark != 0 {
-		s += fmt.Sprintf(" skbmark 0x%x", e.Mark)
-	}
 	return s
-}
-
-func prefixText(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
 }
 
 // Set is a set with its members.

@@ -138,17 +138,25 @@ func (k *Kernel) names(prefixes []string) (names []string, foreign bool, err err
 	return names, foreign, err
 }
 
-// lookUp asks what a set was created with, and remembers it.
+// lookUp asks for the type of a set.
 func (k *Kernel) lookUp(name string) (Spec, error) {
-	spec, err := k.spec(name)
+	replies, err := k.conn.Execute(request(cmdHeader, 0, header(name).b))
 	if err != nil {
-		return Spec{}, err
+		k.drain()
+		return Spec{}, translate(err)
 	}
-	if spec.Type == "" {
+	l := &listing{want: func(n string) bool { return n == name }, sets: map[string]Set{}}
+	for _, m := range replies {
+		if err := l.message(m.Data); err != nil {
+			return Spec{}, err
+		}
+	}
+	set, ok := l.sets[name]
+	if !ok {
 		return Spec{}, fmt.Errorf("the kernel did not tell the type of set %s", name)
 	}
-	k.specs[name] = spec
-	return spec, nil
+	k.specs[name] = set.Spec
+	return set.Spec, nil
 }
 
 // spec reads what a set was created with.

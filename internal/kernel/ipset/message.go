@@ -18,6 +18,7 @@ const (
 	cmdList     = 7
 	cmdAdd      = 9
 	cmdDel      = 10
+	cmdHeader   = 12
 
 	attrProtocol    = 1
 	attrSetName     = 2
@@ -39,8 +40,6 @@ const (
 	attrFlagsAD = 8
 	attrMaxElem = 19
 	attrIP2     = 20
-	attrCIDR2   = 21
-	attrSkbMark = 27
 
 	// Inside of attrIP and attrIP2.
 	attrIPv4 = 1
@@ -49,7 +48,6 @@ const (
 	flagListSetName = 1 << 1
 	flagListHeader  = 1 << 2
 	flagNoMatch     = 1 << 2
-	flagSkbInfo     = 1 << 6
 
 	// nla_type's flags (include/uapi/linux/netlink.h).
 	nested       = 1 << 15
@@ -63,7 +61,7 @@ const (
 // revisions are those in which the types learned nothing more that is used
 // here; Linux 3.18 and later have them. The tool ipset prints an entry as the
 // revision tells it, so they must not be older than "nomatch" is.
-var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortIP: 5, HashIPPortNet: 7}
+var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortIP: 5}
 
 // encoder appends netlink attributes. Numbers of ipset are big-endian, and
 // marked as such.
@@ -136,12 +134,7 @@ func (c Change) encode() (command uint16, payload []byte) {
 		e.putString(attrTypeName, string(c.Spec.Type))
 		e.put(attrRevision, revisions[c.Spec.Type])
 		e.put(attrFamily, familyNumber(c.Spec.Family))
-		e.nest(attrData, func() {
-			e.put32(attrMaxElem, c.Spec.withDefaults().MaxElem)
-			if c.Spec.Marks {
-				e.put32(attrFlagsAD, flagSkbInfo)
-			}
-		})
+		e.nest(attrData, func() { e.put32(attrMaxElem, c.Spec.withDefaults().MaxElem) })
 		return cmdCreate, e.b
 	case Destroy:
 		return cmdDestroy, e.b
@@ -177,15 +170,9 @@ func (e *encoder) putEntry(entry Entry) {
 		e.put(attrProto, byte(entry.Protocol))
 	}
 	if entry.Second.IsValid() {
-		e.putAddr(attrIP2, entry.Second.Addr())
-		if !entry.Second.IsSingleIP() {
-			e.put(attrCIDR2, byte(entry.Second.Bits()))
-		}
+		e.putAddr(attrIP2, entry.Second)
 	}
 	if entry.NoMatch {
 		e.put32(attrFlagsAD, flagNoMatch)
-	}
-	if entry.Mark != 0 { // and which bits of a packet's mark it replaces
-		e.put(attrSkbMark|netByteOrder, binary.BigEndian.AppendUint64(nil, uint64(entry.Mark)<<32|0xffffffff)...)
 	}
 }

@@ -72,13 +72,8 @@ func (l *listing) begin(name string, typ Type, family byte, options []byte) erro
 		return fmt.Errorf("address family %d", family)
 	}
 	err := attributes(options, func(typ uint16, data []byte) (err error) {
-		var flags uint32
-		switch typ {
-		case attrMaxElem:
+		if typ == attrMaxElem {
 			set.MaxElem, err = number32(data)
-		case attrFlagsAD:
-			flags, err = number32(data)
-			set.Marks = flags&flagSkbInfo != 0
 		}
 		return err
 	})
@@ -109,8 +104,8 @@ func (l *listing) entries(name string, data []byte) error {
 
 func (s Set) parseEntry(b []byte) (Entry, error) {
 	var e Entry
-	var addr, second netip.Addr
-	bits, bits2 := -1, -1
+	var addr netip.Addr
+	bits := -1
 	err := attributes(b, func(typ uint16, data []byte) (err error) {
 		var n8 byte
 		var n32 uint32
@@ -118,15 +113,10 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 		case attrIP:
 			addr, err = address(data)
 		case attrIP2:
-			second, err = address(data)
+			e.Second, err = address(data)
 		case attrCIDR:
 			n8, err = number8(data)
 			bits = int(n8)
-		case attrCIDR2:
-			n8, err = number8(data)
-			bits2 = int(n8)
-		case attrSkbMark:
-			e.Mark, err = mark(data)
 		case attrPort:
 			e.Port, err = number16(data)
 		case attrProto:
@@ -145,12 +135,6 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 		bits = addr.BitLen()
 	}
 	e.Prefix = netip.PrefixFrom(addr, bits)
-	if second.IsValid() {
-		if bits2 < 0 {
-			bits2 = second.BitLen()
-		}
-		e.Second = netip.PrefixFrom(second, bits2)
-	}
 	return s.normalize(e)
 }
 
@@ -197,14 +181,6 @@ func number16(b []byte) (uint16, error) {
 func number32(b []byte) (uint32, error) {
 	if len(b) != 4 {
 		return 0, fmt.Errorf("a number of 4 bytes has %d", len(b))
-	}
-	return binary.BigEndian.Uint32(b), nil
-}
-
-// mark reads a mark and, after it, which bits of a packet's mark it replaces.
-func mark(b []byte) (uint32, error) {
-	if len(b) != 8 {
-		return 0, fmt.Errorf("a number of 8 bytes has %d", len(b))
 	}
 	return binary.BigEndian.Uint32(b), nil
 }

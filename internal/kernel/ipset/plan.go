@@ -1,7 +1,6 @@
 package ipset
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
@@ -215,19 +214,18 @@ func fill(name string, set Set) []Change {
 	return changes
 }
 
-// difference is what to add to old and to delete from it. An entry that
-// changes what it says, as a net between match and exception or another mark,
-// is only added: that replaces it.
+// difference is what to add to old and to delete from it. A net that changes
+// between match and exception is only added: that replaces it.
 func difference(old, want Set) (add, del []Entry) {
-	replaced := map[Entry]bool{}
 	for e := range want.Entries {
 		if _, ok := old.Entries[e]; !ok {
 			add = append(add, e)
-			replaced[e.place()] = true
 		}
 	}
 	for e := range old.Entries {
-		if _, same := want.Entries[e]; !same && !replaced[e.place()] {
+		_, same := want.Entries[e]
+		_, replaced := want.Entries[e.flipped()]
+		if !same && !replaced {
 			del = append(del, e)
 		}
 	}
@@ -259,8 +257,7 @@ func (s Set) effective(add, del []Entry) (realAdd, realDel []Entry) {
 	return realAdd, realDel
 }
 
-// edit carries out what effective returned. In a set with marks, an entry that
-// gets another mark must be among the deleted ones.
+// edit carries out what effective returned.
 func (s Set) edit(add, del []Entry) {
 	for _, e := range del {
 		delete(s.Entries, e)
@@ -274,15 +271,15 @@ func (s Set) edit(add, del []Entry) {
 // delta adds before it deletes, so that what stays reachable under another
 // entry is so all the time; where there is no room for that, after.
 func delta(name string, old Set, add, del []Entry) []Change {
-	adding := make(map[Entry]bool, len(add)) // by place
+	adding := make(map[Entry]bool, len(add))
 	adds := make([]Change, 0, len(add)+len(del))
 	for _, e := range add {
-		adding[e.place()] = true
+		adding[e] = true
 		adds = append(adds, Change{Op: Add, Name: name, Entry: e})
 	}
 	dels := make([]Change, 0, len(del))
 	for _, e := range del {
-		if !adding[e.place()] {
+		if !adding[e.flipped()] {
 			dels = append(dels, Change{Op: Delete, Name: name, Entry: e})
 		}
 	}
@@ -310,10 +307,7 @@ func (e Entry) compare(o Entry) int {
 	if c := int(e.Port) - int(o.Port); c != 0 {
 		return c
 	}
-	if c := e.Second.Compare(o.Second); c != 0 {
-		return c
-	}
-	return cmp.Compare(e.Mark, o.Mark)
+	return e.Second.Compare(o.Second)
 }
 
 func sortedNames(sets map[string]Set) []string {

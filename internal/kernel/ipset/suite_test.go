@@ -22,9 +22,8 @@ type bench struct {
 }
 
 var (
-	ipv4   = func(typ Type) Spec { return Spec{Type: typ, Family: inet.IPv4} }
-	marks4 = Spec{Type: HashIPPort, Family: inet.IPv4, Marks: true}
-	ipv6   = func(typ Type) Spec { return Spec{Type: typ, Family: inet.IPv6} }
+	ipv4 = func(typ Type) Spec { return Spec{Type: typ, Family: inet.IPv4} }
+	ipv6 = func(typ Type) Spec { return Spec{Type: typ, Family: inet.IPv6} }
 )
 
 func ip(s string) Entry  { return IP(netip.MustParseAddr(s)) }
@@ -37,19 +36,7 @@ func except(s string) Entry {
 func port(p inet.Protocol, s string) Entry { return IPPort(p, netip.MustParseAddrPort(s)) }
 func portIP(p inet.Protocol, s, second string) Entry {
 	e := port(p, s)
-	a := netip.MustParseAddr(second)
-	e.Second = netip.PrefixFrom(a, a.BitLen())
-	return e
-}
-
-func portNet(p inet.Protocol, s, second string) Entry {
-	e := port(p, s)
-	e.Second = netip.MustParsePrefix(second)
-	return e
-}
-
-func (e Entry) marked(mark uint32) Entry {
-	e.Mark = mark
+	e.Second = netip.MustParseAddr(second)
 	return e
 }
 
@@ -100,25 +87,6 @@ add t-port 10.0.0.1,tcp:80
 add t-port 10.0.0.1,udp:53
 create t-two hash:ip,port,ip family inet maxelem 1048576
 add t-two 10.0.0.1,tcp:80,10.9.0.1
-`},
-	{"marks: what is added again has the new one", ok(
-		create("t-mark", marks4), addTo("t-mark", port(inet.TCP, "10.0.0.1:80").marked(0x40000)),
-		addTo("t-mark", port(inet.UDP, "10.0.0.1:80").marked(1)), addTo("t-mark", port(inet.TCP, "10.0.0.2:80").marked(0xfffc0000)),
-		addTo("t-mark", port(inet.UDP, "10.0.0.1:80").marked(0x80000)), del("t-mark", port(inet.TCP, "10.0.0.2:80").marked(5)),
-	), `create t-mark hash:ip,port family inet maxelem 1048576 skbinfo
-add t-mark 10.0.0.1,tcp:80 skbmark 0x40000
-add t-mark 10.0.0.1,udp:80 skbmark 0x80000
-`},
-	{"a port for some networks", ok(
-		create("t-src", ipv4(HashIPPortNet)), addTo("t-src", portNet(inet.TCP, "10.0.0.1:80", "203.0.113.7/24")),
-		addTo("t-src", portNet(inet.TCP, "10.0.0.1:80", "198.51.100.1/32")), addTo("t-src", portNet(inet.UDP, "10.0.0.1:80", "0.0.0.0/1")),
-		del("t-src", portNet(inet.UDP, "10.0.0.1:80", "0.0.0.0/1")),
-		create("t-src6", ipv6(HashIPPortNet)), addTo("t-src6", portNet(inet.TCP, "[fd00::1]:80", "2001:db8::/32")),
-	), `create t-src hash:ip,port,net family inet maxelem 1048576
-add t-src 10.0.0.1,tcp:80,198.51.100.1
-add t-src 10.0.0.1,tcp:80,203.0.113.0/24
-create t-src6 hash:ip,port,net family inet6 maxelem 1048576
-add t-src6 fd00::1,tcp:80,2001:db8::/32
 `},
 	{"every type, IPv6", ok(
 		create("t-ip", ipv6(HashIP)), addTo("t-ip", ip("2001:db8::1")),
@@ -293,7 +261,7 @@ func suiteMany(t *testing.T, b bench) {
 		changes = append(changes, addTo("t-tmp", e))
 	}
 	bad := len(changes) / 2
-	changes[bad].Entry.Second = netip.Prefix{}
+	changes[bad].Entry.Second = netip.Addr{}
 	changes = append(changes, swap("t-tmp", "t-a"), destroy("t-tmp"))
 	for i, err := range b.driver.Apply(changes) {
 		if (err != nil) != (i == bad) {
