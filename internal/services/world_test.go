@@ -249,7 +249,12 @@ type (
 	checkedSets struct{ *world }
 )
 
-func (c checkedIPVS) List() (map[ipvs.ID]ipvs.Server, error)           { return c.ipvs.List() }
+func (c checkedIPVS) List() (map[ipvs.ID]ipvs.Server, error) { return c.ipvs.List() }
+func (c checkedIPVS) Timeouts() (ipvs.Timeouts, error)       { return c.ipvs.Timeouts() }
+func (c checkedIPVS) SetTimeouts(t ipvs.Timeouts) error      { return c.ipvs.SetTimeouts(t) }
+func (c checkedIPVS) Connections(id ipvs.ID) (map[netip.AddrPort]uint32, error) {
+	return c.ipvs.Connections(id)
+}
 func (c checkedIPVS) Get(id ipvs.ID) (s ipvs.Server, ok bool, e error) { return c.ipvs.Get(id) }
 
 func (c checkedIPVS) Apply(changes []ipvs.Change) []error {
