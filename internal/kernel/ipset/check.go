@@ -2,6 +2,7 @@ package ipset
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
@@ -24,7 +25,9 @@ func (s Spec) withDefaults() Spec {
 // (ip_set_swap compares features and family).
 func (s Spec) sameKind(o Spec) bool { return s.Type == o.Type && s.Family == o.Family }
 
-func (t Type) hasPort() bool { return t == HashIPPort || t == HashIPPortIP }
+func (t Type) hasPort() bool { return t == HashIPPort || t.hasSecond() }
+
+func (t Type) hasSecond() bool { return t == HashIPPortIP || t == HashIPPortNet }
 
 func (t Type) known() bool { return t == HashIP || t == HashNet || t.hasPort() }
 
@@ -44,7 +47,7 @@ func checkName(name string) error {
 
 func (s Spec) check() error {
 	if !s.Type.known() {
-		return fmt.Errorf("%w: set type %q is not one of hash:ip, hash:net, hash:ip,port, hash:ip,port,ip", ErrInvalid, s.Type)
+		return fmt.Errorf("%w: set type %q is not one of hash:ip, hash:net, hash:ip,port, hash:ip,port,ip, hash:ip,port,net", ErrInvalid, s.Type)
 	}
 	if s.Family != inet.IPv4 && s.Family != inet.IPv6 {
 		return fmt.Errorf("%w: address family %s", ErrInvalid, s.Family)
@@ -73,11 +76,16 @@ func (s Spec) normalize(e Entry) (Entry, error) {
 		return bad("the kernel keeps no unspecified address")
 	case e.NoMatch && s.Type != HashNet:
 		return bad("nomatch belongs to hash:net")
+	case !s.SkbInfo && (e.Mark != 0 || e.Mask != 0):
+		return bad("a mark belongs to sets with skbinfo")
 	}
 	if why := s.checkPortAndSecond(e); why != "" {
 		return bad(why)
 	}
 	e.Prefix = e.Prefix.Masked()
+	if s.Type == HashIPPortNet {
+		e.Second = netip.PrefixFrom(e.Second, int(e.SecondBits)).Masked().Addr()
+	}
 	return e, nil
 }
 
@@ -87,17 +95,46 @@ func (s Spec) checkPortAndSecond(e Entry) string {
 		return "no protocol"
 	case !s.Type.hasPort() && (e.Protocol != 0 || e.Port != 0):
 		return "the set holds no ports"
-	case s.Type == HashIPPortIP && (!e.Second.IsValid() || inet.FamilyOf(e.Second) != s.Family):
+	case s.Type.hasSecond() && (!e.Second.IsValid() || inet.FamilyOf(e.Second) != s.Family):
 		return "the second address is missing or of the other family"
-	case s.Type != HashIPPortIP && e.Second.IsValid():
+	case !s.Type.hasSecond() && e.Second.IsValid():
 		return "the set holds no second address"
+	case s.Type == HashIPPortNet && (e.SecondBits == 0 || int(e.SecondBits) > e.Second.BitLen()):
+		return "the second address has no length of a net (the kernel keeps no /0: add its two halves)"
+	case s.Type != HashIPPortNet && e.SecondBits != 0:
+		return "the set holds no second net"
 	}
 	return ""
 }
 
-// flipped is the entry that takes the same place in a hash:net set: a net is
-// there once, as a match or as an exception.
-func (e Entry) flipped() Entry {
-	e.NoMatch = !e.NoMatch
+// place is the entry without what can differ while it takes the same place in
+// a set: a net is there once, as a match or as an exception, and what has a
+// mark is there once, with one mark.
+func (e Entry) place() Entry {
+	e.NoMatch, e.Mark, e.Mask = false, 0, 0
 	return e
+}
+
+// holders returns a function that finds the entry of the set that takes the
+// place of another. Making it costs a pass over a set with marks and nothing
+// for others.
+func (s Set) holders() func(Entry) (Entry, bool) {
+	if !s.SkbInfo {
+		return func(e Entry) (Entry, bool) {
+			if _, ok := s.Entries[e]; ok {
+				return e, true
+			}
+			e.NoMatch = !e.NoMatch
+			_, ok := s.Entries[e]
+			return e, ok
+		}
+	}
+	held := make(map[Entry]Entry, len(s.Entries))
+	for e := range s.Entries {
+		held[e.place()] = e
+	}
+	return func(e Entry) (Entry, bool) {
+		e, ok := held[e.place()]
+		return e, ok
+	}
 }

@@ -96,8 +96,9 @@ func (f *Fake) apply(c Change, inUse map[string]bool) error {
 		return add(set, c.Entry)
 	case Delete:
 		e, err := set.normalize(c.Entry)
-		delete(set.Entries, e)
-		delete(set.Entries, e.flipped())
+		if held, ok := set.holders()(e); ok {
+			delete(set.Entries, held)
+		}
 		return err
 	case Swap:
 		return f.swap(c)
@@ -125,12 +126,11 @@ func add(set Set, entry Entry) error {
 	if err != nil {
 		return err
 	}
-	_, same := set.Entries[e]
-	_, other := set.Entries[e.flipped()]
-	if !same && !other && uint64(len(set.Entries)) >= uint64(set.MaxElem) {
+	held, there := set.holders()(e)
+	if !there && uint64(len(set.Entries)) >= uint64(set.MaxElem) {
 		return ErrFull
 	}
-	delete(set.Entries, e.flipped())
+	delete(set.Entries, held)
 	set.Entries[e] = struct{}{}
 	return nil
 }
@@ -205,7 +205,8 @@ func (s Spec) String() string {
 	if s.Family.Bits() == 128 {
 		family = "inet6"
 	}
-	return fmt.Sprintf("%s family %s maxelem %d", s.Type, family, s.MaxElem)
+	extensions := map[bool]string{true: " skbinfo"}[s.SkbInfo]
+	return fmt.Sprintf("%s family %s maxelem %d%s", s.Type, family, s.MaxElem, extensions)
 }
 
 func hasPrefix(name string, prefixes []string) bool {

@@ -13,12 +13,14 @@ import (
 type Type string
 
 // The types in use. HashIPPortIP matches "dst,dst,src" against an entry's
-// Prefix, Protocol with Port, and Second.
+// Prefix, Protocol with Port, and Second; in HashIPPortNet Second is a net of
+// SecondBits.
 const (
-	HashIP       Type = "hash:ip"
-	HashNet      Type = "hash:net"
-	HashIPPort   Type = "hash:ip,port"
-	HashIPPortIP Type = "hash:ip,port,ip"
+	HashIP        Type = "hash:ip"
+	HashNet       Type = "hash:net"
+	HashIPPort    Type = "hash:ip,port"
+	HashIPPortIP  Type = "hash:ip,port,ip"
+	HashIPPortNet Type = "hash:ip,port,net"
 )
 
 // MaxNameLen is the longest name of a set in bytes (IPSET_MAXNAMELEN less the
@@ -32,17 +34,28 @@ type Spec struct {
 	// MaxElem is the largest number of entries. 0 asks for the driver's
 	// default, which is above the kernel's 65,536.
 	MaxElem uint32
+	// SkbInfo lets entries have a Mark.
+	SkbInfo bool
 }
 
 // Entry is one member of a set. Prefix is a single address (/32, /128) but in
 // HashNet. Protocol and Port belong to the types with a port, Second to
-// HashIPPortIP, NoMatch (an exception inside a larger net) to HashNet.
+// HashIPPortIP and with SecondBits to HashIPPortNet, NoMatch (an exception
+// inside a larger net) to HashNet.
+//
+// Mark and Mask belong to sets with SkbInfo: the rule "-j SET --map-set NAME
+// dst,dst --map-mark" puts Mark in place of the bits of Mask in the firewall
+// mark of a packet that matches. Entries that differ in nothing else take the
+// same place, as those that differ in NoMatch do: the one that is added last
+// is there.
 type Entry struct {
-	Prefix   netip.Prefix
-	Protocol inet.Protocol
-	Port     uint16
-	Second   netip.Addr
-	NoMatch  bool
+	Prefix     netip.Prefix
+	Second     netip.Addr
+	SecondBits uint8
+	Protocol   inet.Protocol
+	Port       uint16
+	NoMatch    bool
+	Mark, Mask uint32
 }
 
 // IP is the Entry of a single address.
@@ -51,6 +64,13 @@ func IP(a netip.Addr) Entry { return Entry{Prefix: netip.PrefixFrom(a, a.BitLen(
 // IPPort is the Entry of an address with a port.
 func IPPort(p inet.Protocol, a netip.AddrPort) Entry {
 	return Entry{Prefix: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Protocol: p, Port: a.Port()}
+}
+
+// IPPortNet is the Entry of an address with a port and a net.
+func IPPortNet(p inet.Protocol, a netip.AddrPort, net netip.Prefix) Entry {
+	e := IPPort(p, a)
+	e.Second, e.SecondBits = net.Masked().Addr(), uint8(net.Bits())
+	return e
 }
 
 // String is the form of "ipset save": "10.0.0.1,tcp:80".
@@ -64,9 +84,19 @@ func (e Entry) String() string {
 	}
 	if e.Second.IsValid() {
 		s += "," + e.Second.String()
+		if e.SecondBits != 0 && int(e.SecondBits) != e.Second.BitLen() {
+			s += fmt.Sprintf("/%d", e.SecondBits)
+		}
 	}
 	if e.NoMatch {
 		s += " nomatch"
+	}
+	switch {
+	case e.Mark == 0 && e.Mask == 0:
+	case e.Mask == ^uint32(0):
+		s += fmt.Sprintf(" skbmark 0x%x", e.Mark)
+	default:
+		s += fmt.Sprintf(" skbmark 0x%x/0x%x", e.Mark, e.Mask)
 	}
 	return s
 }

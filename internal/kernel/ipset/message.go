@@ -40,6 +40,8 @@ const (
 	attrFlagsAD = 8
 	attrMaxElem = 19
 	attrIP2     = 20
+	attrCIDR2   = 21
+	attrSkbMark = 27
 
 	// Inside of attrIP and attrIP2.
 	attrIPv4 = 1
@@ -48,6 +50,7 @@ const (
 	flagListSetName = 1 << 1
 	flagListHeader  = 1 << 2
 	flagNoMatch     = 1 << 2
+	flagWithSkbInfo = 1 << 6
 
 	// nla_type's flags (include/uapi/linux/netlink.h).
 	nested       = 1 << 15
@@ -61,7 +64,7 @@ const (
 // revisions are those in which the types learned nothing more that is used
 // here; Linux 3.18 and later have them. The tool ipset prints an entry as the
 // revision tells it, so they must not be older than "nomatch" is.
-var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortIP: 5}
+var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortIP: 5, HashIPPortNet: 7}
 
 // encoder appends netlink attributes. Numbers of ipset are big-endian, and
 // marked as such.
@@ -88,6 +91,10 @@ func (e *encoder) put16(typ, v uint16) {
 
 func (e *encoder) put32(typ uint16, v uint32) {
 	e.put(typ|netByteOrder, binary.BigEndian.AppendUint32(nil, v)...)
+}
+
+func (e *encoder) put64(typ uint16, v uint64) {
+	e.put(typ|netByteOrder, binary.BigEndian.AppendUint64(nil, v)...)
 }
 
 func (e *encoder) nest(typ uint16, inside func()) {
@@ -134,7 +141,7 @@ func (c Change) encode() (command uint16, payload []byte) {
 		e.putString(attrTypeName, string(c.Spec.Type))
 		e.put(attrRevision, revisions[c.Spec.Type])
 		e.put(attrFamily, familyNumber(c.Spec.Family))
-		e.nest(attrData, func() { e.put32(attrMaxElem, c.Spec.withDefaults().MaxElem) })
+		e.nest(attrData, func() { e.putOptions(c.Spec.withDefaults()) })
 		return cmdCreate, e.b
 	case Destroy:
 		return cmdDestroy, e.b
@@ -144,8 +151,15 @@ func (c Change) encode() (command uint16, payload []byte) {
 	}
 }
 
+func (e *encoder) putOptions(s Spec) {
+	e.put32(attrMaxElem, s.MaxElem)
+	if s.SkbInfo {
+		e.put32(attrFlagsAD, flagWithSkbInfo)
+	}
+}
+
 // entryBytes is at least what one entry takes in a message.
-const entryBytes = 96
+const entryBytes = 128
 
 // encodeEntries is the payload that adds or deletes entries of one set.
 // attrLineNo must be there for several of them to be taken (IPSET_ATTR_ADT).
@@ -171,6 +185,12 @@ func (e *encoder) putEntry(entry Entry) {
 	}
 	if entry.Second.IsValid() {
 		e.putAddr(attrIP2, entry.Second)
+	}
+	if entry.SecondBits != 0 {
+		e.put(attrCIDR2, entry.SecondBits)
+	}
+	if entry.Mark != 0 || entry.Mask != 0 {
+		e.put64(attrSkbMark, uint64(entry.Mark)<<32|uint64(entry.Mask))
 	}
 	if entry.NoMatch {
 		e.put32(attrFlagsAD, flagNoMatch)

@@ -3,6 +3,7 @@
 package ipset
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -31,7 +32,11 @@ func ipsetSave(t *testing.T) string {
 	for line := range strings.Lines(nstest.Run(t, "ipset", "save")) {
 		f := strings.Fields(line)
 		if f[0] == "create" {
-			line = strings.Join(f[:3], " ") + option(f, "family") + option(f, "maxelem") + "\n"
+			line = strings.Join(f[:3], " ") + option(f, "family") + option(f, "maxelem")
+			if slices.Contains(f, "skbinfo") {
+				line += " skbinfo"
+			}
+			line += "\n"
 		}
 		// "create x" sorts before "add x" and both by the name of the set.
 		lines = append(lines, f[1]+"\x00"+map[string]string{"create": "0", "add": "1"}[f[0]]+"\x00"+line)

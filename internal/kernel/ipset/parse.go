@@ -72,8 +72,13 @@ func (l *listing) begin(name string, typ Type, family byte, options []byte) erro
 		return fmt.Errorf("address family %d", family)
 	}
 	err := attributes(options, func(typ uint16, data []byte) (err error) {
-		if typ == attrMaxElem {
+		var flags uint32
+		switch typ {
+		case attrMaxElem:
 			set.MaxElem, err = number32(data)
+		case attrFlagsAD:
+			flags, err = number32(data)
+			set.SkbInfo = flags&flagWithSkbInfo != 0
 		}
 		return err
 	})
@@ -109,6 +114,7 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 	err := attributes(b, func(typ uint16, data []byte) (err error) {
 		var n8 byte
 		var n32 uint32
+		var n64 uint64
 		switch typ {
 		case attrIP:
 			addr, err = address(data)
@@ -125,6 +131,11 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 		case attrFlagsAD:
 			n32, err = number32(data)
 			e.NoMatch = n32&flagNoMatch != 0
+		case attrCIDR2:
+			e.SecondBits, err = number8(data)
+		case attrSkbMark:
+			n64, err = number64(data)
+			e.Mark, e.Mask = uint32(n64>>32), uint32(n64)
 		}
 		return err
 	})
@@ -183,6 +194,13 @@ func number32(b []byte) (uint32, error) {
 		return 0, fmt.Errorf("a number of 4 bytes has %d", len(b))
 	}
 	return binary.BigEndian.Uint32(b), nil
+}
+
+func number64(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("a number of 8 bytes has %d", len(b))
+	}
+	return binary.BigEndian.Uint64(b), nil
 }
 
 func address(b []byte) (netip.Addr, error) {

@@ -16,7 +16,7 @@ func reply(name string, spec *Spec, entries ...Entry) []byte {
 		e.putString(attrTypeName, string(spec.Type))
 		e.put(attrFamily, familyNumber(spec.Family))
 		e.put(attrRevision, 6)
-		e.nest(attrData, func() { e.put32(attrMaxElem, spec.MaxElem) })
+		e.nest(attrData, func() { e.putOptions(*spec) })
 	}
 	e.nest(attrADT, func() {
 		for _, entry := range entries {
@@ -87,6 +87,8 @@ func FuzzListing(f *testing.F) {
 	f.Add(reply("a", &Spec{Type: HashIP, Family: inet.IPv4, MaxElem: 77}, ip("10.0.0.1")))
 	f.Add(reply("a", &Spec{Type: HashNet, Family: inet.IPv6, MaxElem: 1}, except("2001:db8::/32")))
 	f.Add(reply("a", &Spec{Type: HashIPPortIP, Family: inet.IPv4}, portIP(inet.UDP, "10.0.0.1:80", "10.0.0.2")))
+	f.Add(reply("a", &Spec{Type: HashIPPortNet, Family: inet.IPv4}, portNet(inet.UDP, "10.0.0.1:80", "10.0.0.0/8")))
+	f.Add(reply("a", &Spec{Type: HashIPPort, Family: inet.IPv4, SkbInfo: true}, marked(port(inet.UDP, "10.0.0.1:80"), 1, 2)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sets, err := read(b)
 		if err != nil {

@@ -214,18 +214,17 @@ func fill(name string, set Set) []Change {
 	return changes
 }
 
-// difference is what to add to old and to delete from it. A net that changes
-// between match and exception is only added: that replaces it.
+// difference is what to add to old and to delete from it. An entry whose place
+// another takes is not deleted: adding the other replaces it.
 func difference(old, want Set) (add, del []Entry) {
 	for e := range want.Entries {
 		if _, ok := old.Entries[e]; !ok {
 			add = append(add, e)
 		}
 	}
+	holder := want.holders()
 	for e := range old.Entries {
-		_, same := want.Entries[e]
-		_, replaced := want.Entries[e.flipped()]
-		if !same && !replaced {
+		if _, ok := holder(e); !ok {
 			del = append(del, e)
 		}
 	}
@@ -262,8 +261,14 @@ func (s Set) edit(add, del []Entry) {
 	for _, e := range del {
 		delete(s.Entries, e)
 	}
+	if len(add) == 0 {
+		return
+	}
+	holder := s.holders()
 	for _, e := range add {
-		delete(s.Entries, e.flipped())
+		if held, ok := holder(e); ok {
+			delete(s.Entries, held)
+		}
 		s.Entries[e] = struct{}{}
 	}
 }
@@ -274,12 +279,12 @@ func delta(name string, old Set, add, del []Entry) []Change {
 	adding := make(map[Entry]bool, len(add))
 	adds := make([]Change, 0, len(add)+len(del))
 	for _, e := range add {
-		adding[e] = true
+		adding[e.place()] = true
 		adds = append(adds, Change{Op: Add, Name: name, Entry: e})
 	}
 	dels := make([]Change, 0, len(del))
 	for _, e := range del {
-		if !adding[e.flipped()] {
+		if !adding[e.place()] {
 			dels = append(dels, Change{Op: Delete, Name: name, Entry: e})
 		}
 	}
@@ -307,7 +312,10 @@ func (e Entry) compare(o Entry) int {
 	if c := int(e.Port) - int(o.Port); c != 0 {
 		return c
 	}
-	return e.Second.Compare(o.Second)
+	if c := e.Second.Compare(o.Second); c != 0 {
+		return c
+	}
+	return int(e.SecondBits) - int(o.SecondBits)
 }
 
 func sortedNames(sets map[string]Set) []string {

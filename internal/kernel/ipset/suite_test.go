@@ -40,6 +40,14 @@ func portIP(p inet.Protocol, s, second string) Entry {
 	return e
 }
 
+func portNet(p inet.Protocol, s, net string) Entry {
+	return IPPortNet(p, netip.MustParseAddrPort(s), netip.MustParsePrefix(net))
+}
+func marked(e Entry, mark, mask uint32) Entry {
+	e.Mark, e.Mask = mark, mask
+	return e
+}
+
 func create(name string, spec Spec) Change { return Change{Op: Create, Name: name, Spec: spec} }
 func addTo(name string, e Entry) Change    { return Change{Op: Add, Name: name, Entry: e} }
 func del(name string, e Entry) Change      { return Change{Op: Delete, Name: name, Entry: e} }
@@ -107,6 +115,36 @@ add t-port 2001:db8::1,udp:53
 create t-two hash:ip,port,ip family inet6 maxelem 1048576
 add t-two 2001:db8::1,sctp:80,fd00::2
 `},
+	{"an address with a port and a net", ok(
+		create("t-4", ipv4(HashIPPortNet)), addTo("t-4", portNet(inet.TCP, "10.0.0.1:80", "10.9.0.1/16")),
+		addTo("t-4", portNet(inet.TCP, "10.0.0.1:80", "10.9.0.1/32")), addTo("t-4", portNet(inet.UDP, "10.0.0.1:80", "0.0.0.0/1")),
+		addTo("t-4", portNet(inet.UDP, "10.0.0.1:80", "10.9.0.0/16")), del("t-4", portNet(inet.UDP, "10.0.0.1:80", "10.9.9.9/16")),
+		create("t-6", ipv6(HashIPPortNet)), addTo("t-6", portNet(inet.SCTP, "[2001:db8::1]:80", "fd00::/64")),
+	), `create t-4 hash:ip,port,net family inet maxelem 1048576
+add t-4 10.0.0.1,tcp:80,10.9.0.0/16
+add t-4 10.0.0.1,tcp:80,10.9.0.1
+add t-4 10.0.0.1,udp:80,0.0.0.0/1
+create t-6 hash:ip,port,net family inet6 maxelem 1048576
+add t-6 2001:db8::1,sctp:80,fd00::/64
+`},
+	{"marks", ok(
+		create("t-a", Spec{Type: HashIPPort, Family: inet.IPv4, SkbInfo: true}),
+		addTo("t-a", marked(port(inet.TCP, "10.0.0.1:80"), 0x11, 0xffffffff)),
+		addTo("t-a", marked(port(inet.TCP, "10.0.0.2:80"), 0x1, 0x3fff)),
+		addTo("t-a", marked(port(inet.TCP, "10.0.0.2:80"), 0x1100, 0x3fff)),
+		addTo("t-a", marked(port(inet.UDP, "10.0.0.2:80"), 0, 0xff)),
+		addTo("t-a", port(inet.TCP, "10.0.0.3:80")),
+		addTo("t-a", marked(port(inet.TCP, "10.0.0.4:80"), 1, 1)), del("t-a", port(inet.TCP, "10.0.0.4:80")),
+		create("t-b", Spec{Type: HashIPPort, Family: inet.IPv6, SkbInfo: true}),
+		addTo("t-b", marked(port(inet.TCP, "[fd00::1]:80"), 0x80000001, 0xffffffff)),
+	), `create t-a hash:ip,port family inet maxelem 1048576 skbinfo
+add t-a 10.0.0.1,tcp:80 skbmark 0x11
+add t-a 10.0.0.2,tcp:80 skbmark 0x1100/0x3fff
+add t-a 10.0.0.2,udp:80 skbmark 0x0/0xff
+add t-a 10.0.0.3,tcp:80
+create t-b hash:ip,port family inet6 maxelem 1048576 skbinfo
+add t-b fd00::1,tcp:80 skbmark 0x80000001
+`},
 	{"what is there already is no error", ok(
 		create("t-a", ipv4(HashIP)), create("t-a", ipv4(HashIP)),
 		addTo("t-a", ip("10.0.0.1")), addTo("t-a", ip("10.0.0.1")),
@@ -131,6 +169,7 @@ add t-a 10.2.0.0/16
 		{create("t-a", ipv4(HashIP)), nil}, refused(create("t-a", ipv6(HashIP)), ErrExist),
 		refused(create("t-a", ipv4(HashNet)), ErrExist),
 		refused(create("t-a", Spec{Type: HashIP, Family: inet.IPv4, MaxElem: 5}), ErrExist),
+		refused(create("t-a", Spec{Type: HashIP, Family: inet.IPv4, SkbInfo: true}), ErrExist),
 	}, "create t-a hash:ip family inet maxelem 1048576\n"},
 	{"entries that a set cannot hold, among good ones", []step{
 		{create("t-a", ipv4(HashIP)), nil}, {addTo("t-a", ip("10.0.0.1")), nil},
@@ -146,6 +185,10 @@ add t-a 10.2.0.0/16
 		refused(addTo("t-p", portIP(inet.TCP, "10.0.0.1:80", "10.0.0.2")), ErrInvalid),
 		{create("t-q", ipv4(HashIPPortIP)), nil}, refused(addTo("t-q", port(inet.TCP, "10.0.0.1:80")), ErrInvalid),
 		refused(addTo("t-q", portIP(inet.TCP, "10.0.0.1:80", "2001:db8::1")), ErrInvalid),
+		refused(addTo("t-q", portNet(inet.TCP, "10.0.0.1:80", "10.0.0.2/32")), ErrInvalid),
+		refused(addTo("t-q", marked(portIP(inet.TCP, "10.0.0.1:80", "10.0.0.2"), 1, 1)), ErrInvalid),
+		{create("t-r", ipv4(HashIPPortNet)), nil}, refused(addTo("t-r", portIP(inet.TCP, "10.0.0.1:80", "10.0.0.2")), ErrInvalid),
+		refused(addTo("t-r", portNet(inet.TCP, "10.0.0.1:80", "0.0.0.0/0")), ErrInvalid),
 	}, `create t-a hash:ip family inet maxelem 1048576
 add t-a 10.0.0.1
 add t-a 10.0.0.2
@@ -155,6 +198,7 @@ add t-n 128.0.0.0/1
 create t-n6 hash:net family inet6 maxelem 1048576
 create t-p hash:ip,port family inet maxelem 1048576
 create t-q hash:ip,port,ip family inet maxelem 1048576
+create t-r hash:ip,port,net family inet maxelem 1048576
 `},
 	{"names", []step{
 		refused(create("", ipv4(HashIP)), ErrInvalid), refused(destroy(""), ErrInvalid),

@@ -24,13 +24,8 @@ func changeError(c Change, err error) error {
 
 // check refuses what cannot be written as a message to the kernel.
 func check(c Change) error {
-	switch c.ID.Protocol {
-	case inet.TCP, inet.UDP, inet.SCTP:
-	default:
-		return fmt.Errorf("protocol %s is not one of tcp, udp, sctp: %w", c.ID.Protocol, syscall.EPROTONOSUPPORT)
-	}
-	if !c.ID.Addr.IsValid() {
-		return fmt.Errorf("the virtual server has no address: %w", syscall.EINVAL)
+	if err := checkID(c.ID); err != nil {
+		return err
 	}
 	switch c.Op {
 	case AddServer, SetServer:
@@ -43,6 +38,24 @@ func check(c Change) error {
 	return fmt.Errorf("operation %d is none: %w", c.Op, syscall.EINVAL)
 }
 
+func checkID(id ID) error {
+	if id.Mark != 0 {
+		if id.Protocol != 0 || id.Addr.IsValid() || id.Family != inet.IPv4 && id.Family != inet.IPv6 {
+			return fmt.Errorf("a firewall mark goes with an address family, and with nothing else: %w", syscall.EINVAL)
+		}
+		return nil
+	}
+	switch id.Protocol {
+	case inet.TCP, inet.UDP, inet.SCTP:
+	default:
+		return fmt.Errorf("protocol %s is not one of tcp, udp, sctp: %w", id.Protocol, syscall.EPROTONOSUPPORT)
+	}
+	if !id.Addr.IsValid() || id.Family != 0 {
+		return fmt.Errorf("the virtual server has no address, or a family without a firewall mark: %w", syscall.EINVAL)
+	}
+	return nil
+}
+
 // maxSchedulerName is IP_VS_SCHEDNAME_MAXLEN less the terminating zero.
 const maxSchedulerName = 15
 
@@ -50,7 +63,10 @@ func checkConfig(c Change) error {
 	if n := len(c.Config.Scheduler); n == 0 || n > maxSchedulerName {
 		return fmt.Errorf("a scheduler's name has 1 to %d letters: %w", maxSchedulerName, syscall.EINVAL)
 	}
-	if c.ID.Addr.Port() == 0 && c.Config.Persistence == 0 {
+	if c.Config.SchedFlags > SchedFallback|SchedPort|schedFlag3 {
+		return fmt.Errorf("a scheduler has three options, not %#b: %w", c.Config.SchedFlags, syscall.EINVAL)
+	}
+	if c.ID.Mark == 0 && c.ID.Addr.Port() == 0 && c.Config.Persistence == 0 {
 		return fmt.Errorf("only a persistent virtual server may have port 0: %w", syscall.EINVAL)
 	}
 	return nil
@@ -60,7 +76,7 @@ func checkReal(c Change) error {
 	if !c.RealAddr.IsValid() {
 		return fmt.Errorf("the real server has no address: %w", syscall.EINVAL)
 	}
-	mixed := inet.FamilyOf(c.RealAddr.Addr()) != inet.FamilyOf(c.ID.Addr.Addr())
+	mixed := inet.FamilyOf(c.RealAddr.Addr()) != c.ID.family()
 	if mixed && (c.Op == DeleteReal || c.Real.Method != Tunnel) {
 		return fmt.Errorf("virtual and real server are of different address families: %w", syscall.EINVAL)
 	}

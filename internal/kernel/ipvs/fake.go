@@ -1,10 +1,12 @@
 package ipvs
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Fake is an Interface in memory that refuses what the kernel refuses. It is
@@ -15,10 +17,62 @@ type Fake struct {
 	changes int
 	batches int
 	fail    func(Change) error
+	// connections are those of real servers that are there or not.
+	connections map[ID]map[netip.AddrPort]uint32
+	timeouts    Timeouts
 }
 
 // NewFake returns a Fake without virtual servers.
-func NewFake() *Fake { return &Fake{servers: map[ID]Server{}} }
+func NewFake() *Fake {
+	return &Fake{
+		servers: map[ID]Server{}, connections: map[ID]map[netip.AddrPort]uint32{},
+		timeouts: Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second},
+	}
+}
+
+// SetConnections makes a real server have n connections.
+func (f *Fake) SetConnections(id ID, real netip.AddrPort, n uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.connections[id] == nil {
+		f.connections[id] = map[netip.AddrPort]uint32{}
+	}
+	f.connections[id][real] = n
+}
+
+// Connections implements Interface.
+func (f *Fake) Connections(id ID) (map[netip.AddrPort]uint32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	counts := map[netip.AddrPort]uint32{}
+	for addr := range f.servers[id].Real {
+		counts[addr] = f.connections[id][addr]
+	}
+	return counts, nil
+}
+
+// Timeouts implements Interface.
+func (f *Fake) Timeouts() (Timeouts, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.timeouts, nil
+}
+
+// SetTimeouts implements Interface.
+func (f *Fake) SetTimeouts(t Timeouts) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t = t.rounded()
+	f.timeouts = Timeouts{
+		TCP:    cmp.Or(t.TCP, f.timeouts.TCP),
+		TCPFin: cmp.Or(t.TCPFin, f.timeouts.TCPFin),
+		UDP:    cmp.Or(t.UDP, f.timeouts.UDP),
+	}
+	return nil
+}
 
 // String is the state in the form of ipvsadm -Sn, sorted.
 func (f *Fake) String() string {

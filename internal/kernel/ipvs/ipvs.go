@@ -18,14 +18,35 @@ var ErrUnavailable = errors.New("the kernel has no IPVS: load it with modprobe i
 // was lost: it may have taken effect.
 var ErrUnknownOutcome = errors.New("the kernel's answer was lost, the change may have taken effect")
 
-// ID identifies a virtual server: protocol, address and port.
+// ID identifies a virtual server: by protocol, address and port, or by Mark
+// and Family alone.
 type ID struct {
 	Protocol inet.Protocol
 	Addr     netip.AddrPort
+	// Mark is the firewall mark of the packets that the virtual server takes,
+	// whatever their protocol and destination; 0 is no mark. Family belongs to
+	// it and is zero without.
+	Mark   uint32
+	Family inet.Family
 }
 
-// String is the form of ipvsadm -Sn: "-t 10.96.0.1:443".
+// MarkID identifies the virtual server of packets with a firewall mark.
+func MarkID(mark uint32, family inet.Family) ID { return ID{Mark: mark, Family: family} }
+
+// family is the address family of the packets that the virtual server takes.
+func (id ID) family() inet.Family {
+	if id.Mark != 0 {
+		return id.Family
+	}
+	return inet.FamilyOf(id.Addr.Addr())
+}
+
+// String is the form of ipvsadm -Sn: "-t 10.96.0.1:443", "-f 17", "-f 17 -6".
 func (id ID) String() string {
+	if id.Mark != 0 {
+		suffix := map[inet.Family]string{inet.IPv6: " -6"}[id.Family]
+		return fmt.Sprintf("-f %d%s", id.Mark, suffix)
+	}
 	flag := map[inet.Protocol]string{inet.TCP: "-t", inet.UDP: "-u", inet.SCTP: "--sctp-service"}[id.Protocol]
 	return flag + " " + id.Addr.String()
 }
@@ -35,8 +56,37 @@ type Config struct {
 	// Scheduler is the name of the kernel's scheduler, such as "rr".
 	Scheduler string
 	// Persistence is the time in seconds for which a client stays with one
-	// real server; 0 means no persistence.
+	// real server; 0 means no persistence. A client is one address.
 	Persistence uint32
+	// SchedFlags are the scheduler's options.
+	SchedFlags SchedFlags
+}
+
+// SchedFlags are the three options that a scheduler may have
+// (IP_VS_SVC_F_SCHED1 to 3).
+type SchedFlags uint8
+
+// The options of the schedulers sh and mh: take another real server where the
+// one that the hash names has weight 0, and hash the client's port, too.
+const (
+	SchedFallback SchedFlags = 1 << iota
+	SchedPort
+	schedFlag3
+)
+
+// text is the form of ipvsadm -Sn: "mh-fallback,mh-port", "flag-1".
+func (f SchedFlags) text(scheduler string) string {
+	names := [...]string{"flag-1", "flag-2", "flag-3"}
+	if scheduler == "sh" || scheduler == "mh" {
+		names[0], names[1] = scheduler+"-fallback", scheduler+"-port"
+	}
+	var set []string
+	for i, name := range names {
+		if f&(1<<i) != 0 {
+			set = append(set, name)
+		}
+	}
+	return strings.Join(set, ",")
 }
 
 // Server is a virtual server with its real servers, by address.
@@ -88,8 +138,7 @@ type Change struct {
 
 // Interface is IPVS in one network namespace.
 type Interface interface {
-	// List returns every virtual server, ours or not, addressed by protocol,
-	// address and port. Those addressed by firewall mark are left out.
+	// List returns every virtual server, ours or not.
 	List() (map[ID]Server, error)
 	// Get returns one virtual server, and false where there is none.
 	Get(ID) (Server, bool, error)
@@ -100,6 +149,14 @@ type Interface interface {
 	// or a scheduler that is not, and ErrUnknownOutcome where the answer was
 	// lost.
 	Apply(changes []Change) []error
+	// Connections returns how many connections, active and inactive, each real
+	// server of a virtual server has: nothing where there is no such virtual
+	// server.
+	Connections(ID) (map[netip.AddrPort]uint32, error)
+	// Timeouts returns after which time without a packet a connection ends,
+	// and SetTimeouts sets those that are not 0, in whole seconds.
+	Timeouts() (Timeouts, error)
+	SetTimeouts(Timeouts) error
 }
 
 // String is the change as a line of ipvsadm.
@@ -123,6 +180,9 @@ func (c Config) String() string {
 	fmt.Fprintf(&b, "-s %s", c.Scheduler)
 	if c.Persistence > 0 {
 		fmt.Fprintf(&b, " -p %d", c.Persistence)
+	}
+	if c.SchedFlags != 0 {
+		fmt.Fprintf(&b, " -b %s", c.SchedFlags.text(c.Scheduler))
 	}
 	return b.String()
 }

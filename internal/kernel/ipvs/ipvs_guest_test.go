@@ -46,17 +46,6 @@ func ipvsadm(t testing.TB) string {
 	return strings.Join(texts, "")
 }
 
-func TestFirewallMarksAreNotListed(t *testing.T) {
-	s := fresh(t)
-	nstest.Run(t, "ipvsadm", "-A", "-f", "1", "-s", "rr")
-	nstest.Run(t, "ipvsadm", "-A", "-f", "2", "-6", "-s", "rr")
-	s.apply(t, addServer(tcp("10.96.0.20:80"), rr))
-	list, err := s.List()
-	if err != nil || Text(list) != "-A -t 10.96.0.20:80 -s rr\n" {
-		t.Errorf("List = %v, %v", list, err)
-	}
-}
-
 func TestLocalRealServer(t *testing.T) {
 	s := fresh(t)
 	nstest.Run(t, "ip", "address", "add", "10.0.0.5/32", "dev", "lo")

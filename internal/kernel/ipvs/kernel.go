@@ -144,17 +144,31 @@ func (k *Kernel) Get(id ID) (server Server, ok bool, err error) {
 
 func (k *Kernel) reals(id ID) (map[netip.AddrPort]Real, error) {
 	reals := map[netip.AddrPort]Real{}
+	err := k.destinations(id, func(d destination) { reals[d.addr] = d.real })
+	return reals, err
+}
+
+// Connections implements Interface.
+func (k *Kernel) Connections(id ID) (map[netip.AddrPort]uint32, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	counts := map[netip.AddrPort]uint32{}
+	err := k.destinations(id, func(d destination) { counts[d.addr] = d.connections })
+	return counts, err
+}
+
+func (k *Kernel) destinations(id ID, fn func(destination)) error {
 	err := k.query(cmdGetDest, netlink.Dump, service(id), func(body []byte) error {
-		addr, real, err := decodeDest(body, id)
+		d, err := decodeDest(body, id)
 		if err == nil {
-			reals[addr] = real
+			fn(d)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ipvsadm -L %s: %w", id, err)
+		return fmt.Errorf("ipvsadm -L %s: %w", id, err)
 	}
-	return reals, nil
+	return nil
 }
 
 // service is the attributes that name a virtual server.

@@ -46,6 +46,8 @@ const (
 	destWeight = 4
 	destUpper  = 5
 	destLower  = 6
+	destActive = 7
+	destInact  = 8
 	destFamily = 11
 )
 
@@ -54,6 +56,9 @@ const (
 const (
 	flagPersistent = 0x01
 	settableFlags  = 0x01 | 0x04 | 0x08 | 0x10 | 0x20
+
+	schedFlagsShift = 3
+	schedFlagsMask  = 0x07
 )
 
 // forwardMask is the part of a connection's flags that is the Method
@@ -71,7 +76,7 @@ func encodeChange(c Change) ([]byte, error) {
 	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
 		encodeID(ae, c.ID)
 		if c.Op == AddServer || c.Op == SetServer {
-			encodeConfig(ae, c.Config, c.ID.Addr.Addr())
+			encodeConfig(ae, c.Config, c.ID.family())
 		}
 		return nil
 	})
@@ -91,27 +96,31 @@ func encodeMessage(command uint8, ae *netlink.AttributeEncoder) ([]byte, error) 
 }
 
 func encodeID(ae *netlink.AttributeEncoder, id ID) {
-	ae.Uint16(svcFamily, addressFamily(id.Addr.Addr()))
+	ae.Uint16(svcFamily, addressFamily(id.family()))
+	if id.Mark != 0 {
+		ae.Uint32(svcFWMark, id.Mark)
+		return
+	}
 	ae.Uint16(svcProtocol, uint16(id.Protocol))
 	ae.Bytes(svcAddr, union(id.Addr.Addr()))
 	ae.Bytes(svcPort, binary.BigEndian.AppendUint16(nil, id.Addr.Port()))
 }
 
-func encodeConfig(ae *netlink.AttributeEncoder, c Config, addr netip.Addr) {
-	var flags uint32
+func encodeConfig(ae *netlink.AttributeEncoder, c Config, family inet.Family) {
+	flags := uint32(c.SchedFlags) << schedFlagsShift
 	if c.Persistence > 0 {
 		flags |= flagPersistent
 	}
 	ae.String(svcScheduler, c.Scheduler)
 	ae.Bytes(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), settableFlags))
 	ae.Uint32(svcTimeout, c.Persistence)
-	ae.Uint32(svcNetmask, hostMask(addr))
+	ae.Uint32(svcNetmask, hostMask(family))
 }
 
 // hostMask makes each client address persistent on its own: a mask for IPv4,
 // the length of a prefix for IPv6.
-func hostMask(addr netip.Addr) uint32 {
-	if addr.Is4() {
+func hostMask(family inet.Family) uint32 {
+	if family == inet.IPv4 {
 		return 0xffffffff
 	}
 	return 128
@@ -120,7 +129,7 @@ func hostMask(addr netip.Addr) uint32 {
 func encodeReal(ae *netlink.AttributeEncoder, c Change) {
 	ae.Bytes(destAddr, union(c.RealAddr.Addr()))
 	ae.Bytes(destPort, binary.BigEndian.AppendUint16(nil, c.RealAddr.Port()))
-	ae.Uint16(destFamily, addressFamily(c.RealAddr.Addr()))
+	ae.Uint16(destFamily, addressFamily(inet.FamilyOf(c.RealAddr.Addr())))
 	if c.Op == DeleteReal {
 		return
 	}
@@ -130,8 +139,8 @@ func encodeReal(ae *netlink.AttributeEncoder, c Change) {
 	ae.Uint32(destLower, 0)
 }
 
-func addressFamily(a netip.Addr) uint16 {
-	if a.Is4() {
+func addressFamily(f inet.Family) uint16 {
+	if f == inet.IPv4 {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
@@ -183,7 +192,7 @@ func attribute(data []byte, kind uint16) ([]byte, error) {
 }
 
 // decodeService reads a message of a dump of services. ok is false for a
-// service that is addressed by firewall mark, or in a way we don't know.
+// service that is addressed in a way we don't know.
 func decodeService(data []byte) (id ID, config Config, ok bool, err error) {
 	body, err := attribute(data, attrService)
 	if err != nil {
@@ -206,7 +215,7 @@ func decodeService(data []byte) (id ID, config Config, ok bool, err error) {
 type rawService struct {
 	family, protocol uint16
 	addr, port       []byte
-	byMark           bool
+	mark             uint32
 	scheduler        string
 	flags            []byte
 	timeout          uint32
@@ -223,7 +232,7 @@ func (r *rawService) read(ad *netlink.AttributeDecoder) {
 	case svcPort:
 		r.port = ad.Bytes()
 	case svcFWMark:
-		r.byMark = ad.Uint32() != 0
+		r.mark = ad.Uint32()
 	case svcScheduler:
 		r.scheduler = ad.String()
 	case svcFlags:
@@ -234,42 +243,59 @@ func (r *rawService) read(ad *netlink.AttributeDecoder) {
 }
 
 func (r *rawService) parse() (id ID, config Config, ok bool, err error) {
-	switch protocol := inet.Protocol(r.protocol); {
-	case r.byMark, r.protocol > 255, protocol != inet.TCP && protocol != inet.UDP && protocol != inet.SCTP:
-		return ID{}, Config{}, false, nil
-	}
-	addr, err := decodeUnion(r.addr, r.family)
-	if err != nil {
-		return ID{}, Config{}, false, err
-	}
-	port, err := decodePort(r.port)
-	if err != nil {
+	if id, ok, err = r.id(); !ok || err != nil {
 		return ID{}, Config{}, false, err
 	}
 	if len(r.flags) < 4 {
 		return ID{}, Config{}, false, fmt.Errorf("%w: flags in %d bytes", errMalformed, len(r.flags))
 	}
 	config.Scheduler = r.scheduler
-	if binary.NativeEndian.Uint32(r.flags)&flagPersistent != 0 {
+	flags := binary.NativeEndian.Uint32(r.flags)
+	if flags&flagPersistent != 0 {
 		config.Persistence = r.timeout
 	}
-	return ID{Protocol: inet.Protocol(r.protocol), Addr: netip.AddrPortFrom(addr, port)}, config, true, nil
+	config.SchedFlags = SchedFlags(flags >> schedFlagsShift & schedFlagsMask)
+	return id, config, true, nil
+}
+
+func (r *rawService) id() (id ID, ok bool, err error) {
+	if r.mark != 0 {
+		family, ok := map[uint16]inet.Family{unix.AF_INET: inet.IPv4, unix.AF_INET6: inet.IPv6}[r.family]
+		return MarkID(r.mark, family), ok, nil
+	}
+	protocol := inet.Protocol(r.protocol)
+	if r.protocol > 255 || protocol != inet.TCP && protocol != inet.UDP && protocol != inet.SCTP {
+		return ID{}, false, nil
+	}
+	addr, err := decodeUnion(r.addr, r.family)
+	if err != nil {
+		return ID{}, false, err
+	}
+	port, err := decodePort(r.port)
+	return ID{Protocol: protocol, Addr: netip.AddrPortFrom(addr, port)}, err == nil, err
+}
+
+// destination is what the kernel tells about a real server.
+type destination struct {
+	addr        netip.AddrPort
+	real        Real
+	connections uint32 // active and inactive
 }
 
 // decodeDest reads a message of a dump of a service's real servers.
-func decodeDest(data []byte, service ID) (netip.AddrPort, Real, error) {
+func decodeDest(data []byte, service ID) (destination, error) {
 	body, err := attribute(data, attrDest)
 	if err != nil {
-		return netip.AddrPort{}, Real{}, err
+		return destination{}, err
 	}
 	ad, err := netlink.NewAttributeDecoder(body)
 	if err != nil {
-		return netip.AddrPort{}, Real{}, fmt.Errorf("%w: %w", errMalformed, err)
+		return destination{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	var (
-		real          Real
-		addrB, portB  []byte
-		addressFamily = addressFamily(service.Addr.Addr())
+		d            destination
+		addrB, portB []byte
+		family       = addressFamily(service.family())
 	)
 	for ad.Next() {
 		switch ad.Type() {
@@ -278,20 +304,23 @@ func decodeDest(data []byte, service ID) (netip.AddrPort, Real, error) {
 		case destPort:
 			portB = ad.Bytes()
 		case destMethod:
-			real.Method = Method(ad.Uint32() & forwardMask)
+			d.real.Method = Method(ad.Uint32() & forwardMask)
 		case destWeight:
-			real.Weight = ad.Uint32()
+			d.real.Weight = ad.Uint32()
+		case destActive, destInact:
+			d.connections += ad.Uint32()
 		case destFamily:
-			addressFamily = ad.Uint16()
+			family = ad.Uint16()
 		}
 	}
 	if err := ad.Err(); err != nil {
-		return netip.AddrPort{}, Real{}, fmt.Errorf("%w: %w", errMalformed, err)
+		return destination{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	addr, err := decodeUnion(addrB, addressFamily)
+	addr, err := decodeUnion(addrB, family)
 	if err != nil {
-		return netip.AddrPort{}, Real{}, err
+		return destination{}, err
 	}
 	port, err := decodePort(portB)
-	return netip.AddrPortFrom(addr, port), real, err
+	d.addr = netip.AddrPortFrom(addr, port)
+	return d, err
 }

@@ -1,11 +1,13 @@
 package ipvs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Servers keeps virtual servers as they are desired. It remembers what the
@@ -13,6 +15,11 @@ import (
 // so that it is read back before it is tried again. It is safe for concurrent
 // use.
 type Servers struct {
+	// Grace is for how long a real server that is no longer desired in a
+	// virtual server that stays may finish its connections: it has weight 0
+	// until Reap removes it. 0 removes at once. It is set before first use.
+	Grace time.Duration
+
 	driver Interface
 	owns   func(ID) bool
 
@@ -23,6 +30,9 @@ type Servers struct {
 	have map[ID]Server
 	// unknown are IDs with a failed change: have does not tell about them.
 	unknown map[ID]struct{}
+	// draining are the real servers that Grace keeps, and since when.
+	draining map[ID]map[netip.AddrPort]time.Time
+	loaded   time.Time // when have was last read
 	// swept is set once everything that is desired has been said, by Retain.
 	swept    bool
 	counters Counters
@@ -44,6 +54,7 @@ func NewServers(driver Interface, owns func(ID) bool) *Servers {
 	return &Servers{
 		driver: driver, owns: owns,
 		want: map[ID]*Server{}, have: map[ID]Server{}, unknown: map[ID]struct{}{},
+		draining: map[ID]map[netip.AddrPort]time.Time{},
 	}
 }
 
@@ -61,7 +72,7 @@ func (s *Servers) load() error {
 	if err != nil {
 		return fmt.Errorf("cannot read the virtual servers back: %w", err)
 	}
-	s.have = have
+	s.have, s.loaded = have, time.Now()
 	clear(s.unknown)
 	return nil
 }
@@ -135,8 +146,8 @@ func (s *Servers) Resync() (repaired int, err error) {
 
 func (s *Servers) drifted() []ID {
 	var ids []ID
-	for id, want := range s.want {
-		if have, ok := s.have[id]; !ok || !have.Equal(*want) {
+	for id := range s.want {
+		if have, ok := s.have[id]; !ok || !have.Equal(*s.target(id)) {
 			ids = append(ids, id)
 		}
 	}
@@ -173,7 +184,7 @@ func (s *Servers) sync(ids []ID) map[ID]error {
 			continue
 		}
 		have, exists := s.have[id]
-		b.transform(id, have, exists, s.want[id])
+		b.transform(id, have, exists, s.target(id))
 	}
 	s.apply(b.changes(), failed)
 	for _, id := range ids {
@@ -217,14 +228,14 @@ func (s *Servers) apply(changes []Change, failed map[ID]error) {
 }
 
 func (s *Servers) settle(id ID, err error) {
-	want := s.want[id]
+	target := s.target(id)
 	switch {
 	case err != nil:
 		s.unknown[id] = struct{}{}
-	case want == nil:
+	case target == nil:
 		delete(s.have, id)
 	default:
-		s.have[id] = *want
+		s.have[id] = *target
 	}
 }
 
@@ -277,8 +288,10 @@ func sortedAddrs(reals map[netip.AddrPort]Real) []netip.AddrPort {
 }
 
 func compareIDs(a, b ID) int {
-	if a.Protocol != b.Protocol {
-		return int(a.Protocol) - int(b.Protocol)
-	}
-	return a.Addr.Compare(b.Addr)
+	return cmp.Or(
+		cmp.Compare(a.Protocol, b.Protocol),
+		a.Addr.Compare(b.Addr),
+		cmp.Compare(a.Mark, b.Mark),
+		cmp.Compare(a.Family, b.Family),
+	)
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -236,7 +237,7 @@ func TestResyncBeforeTheFirstSweepDeletesNothing(t *testing.T) {
 // Whatever the kernel holds and whatever comes in whichever order, with
 // failures in between, ends as what was desired last.
 func TestServersConverge(t *testing.T) {
-	ids := []ID{tcp("10.96.0.1:80"), tcp("10.96.0.2:80"), id(inet.UDP, "10.96.0.1:80"), tcp("[fd00::1]:80")}
+	ids := []ID{tcp("10.96.0.1:80"), MarkID(1, inet.IPv4), id(inet.UDP, "10.96.0.1:80"), MarkID(1, inet.IPv6)}
 	v4 := []string{"10.244.0.1:80", "10.244.0.2:80", "10.244.0.3:80"}
 	v6 := []string{"[fd00::1:1]:80", "[fd00::1:2]:80"}
 	drawServer := func(t *rapid.T, id ID) *Server {
@@ -244,7 +245,7 @@ func TestServersConverge(t *testing.T) {
 			return nil
 		}
 		addrs := v4
-		if id.Addr.Addr().Is6() {
+		if id.family() == inet.IPv6 {
 			addrs = v6
 		}
 		config := Config{
@@ -261,6 +262,7 @@ func TestServersConverge(t *testing.T) {
 		f := NewFake()
 		want := map[ID]*Server{}
 		s := NewServers(f, func(ID) bool { return true })
+		s.Grace = rapid.SampledFrom([]time.Duration{0, grace}).Draw(t, "grace")
 		if err := s.Load(); err != nil {
 			t.Fatal(err)
 		}
@@ -284,6 +286,9 @@ func TestServersConverge(t *testing.T) {
 				again[id] = step[id]
 			}
 			mustSet(t, s, again)
+		}
+		if left, err := s.Reap(time.Now().Add(grace)); left != 0 || err != nil {
+			t.Fatalf("Reap = %d, %v", left, err)
 		}
 		final := map[ID]Server{}
 		for id, server := range want {
