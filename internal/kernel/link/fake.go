@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/kube-router/kube-router/internal/inet"
 )
 
 // Fake is an Interface in memory. It is safe for concurrent use.
@@ -136,6 +138,37 @@ func (f *Fake) EnsureLinkUp(name string) error {
 		f.changes++
 	}
 	return nil
+}
+
+// EnsureLinkDown implements Interface.
+func (f *Fake) EnsureLinkDown(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.byName(name); l != nil && l.up {
+		l.up = false
+		f.changes++
+	}
+	return nil
+}
+
+// EnsureFallbackTunnel implements Interface.
+func (f *Fake) EnsureFallbackTunnel(family inet.Family) (changed bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := fallbackOf(family)
+	l := f.byName(t.name)
+	if l == nil {
+		l = f.add(t.name, t.kind, t.mtu, false)
+	}
+	if l.kind != t.kind {
+		return false, t.taken(l.kind)
+	}
+	if l.up {
+		return false, nil
+	}
+	l.up = true
+	f.changes++
+	return true, nil
 }
 
 // Addrs implements Interface.

@@ -7,26 +7,29 @@ import (
 )
 
 func TestFake(t *testing.T) {
-	suite(t, func(t *testing.T) system {
-		f := NewFake()
-		return system{
-			Interface: f,
-			addLink: func(name string, mtu int, addrs ...string) {
-				var prefixes []netip.Prefix
-				for _, a := range addrs {
-					prefixes = append(prefixes, netip.MustParsePrefix(a))
+	suite(t, freshFake)
+	testTunnels(t, freshFake)
+}
+
+func freshFake(*testing.T) system {
+	f := NewFake()
+	return system{
+		Interface: f,
+		addLink: func(name string, mtu int, addrs ...string) {
+			var prefixes []netip.Prefix
+			for _, a := range addrs {
+				prefixes = append(prefixes, netip.MustParsePrefix(a))
+			}
+			f.AddLink(name, mtu, prefixes...)
+		},
+		setDown: f.SetDown,
+		state: func(name string) string {
+			for line := range strings.Lines(f.String()) {
+				if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {
+					return strings.TrimSpace(rest)
 				}
-				f.AddLink(name, mtu, prefixes...)
-			},
-			setDown: f.SetDown,
-			state: func(name string) string {
-				for line := range strings.Lines(f.String()) {
-					if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {
-						return strings.TrimSpace(rest)
-					}
-				}
-				return ""
-			},
-		}
-	})
+			}
+			return ""
+		},
+	}
 }

@@ -105,6 +105,21 @@ func (k *Kernel) EnsureLinkUp(name string) error {
 	return nil
 }
 
+// EnsureLinkDown implements Interface.
+func (k *Kernel) EnsureLinkDown(name string) error {
+	link, err := k.byName(name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil || link.Attrs().Flags&net.FlagUp == 0 {
+		return err
+	}
+	if err := k.handle.LinkSetDown(link); err != nil {
+		return fmt.Errorf("ip link set %s down: %w", name, err)
+	}
+	return nil
+}
+
 // Addrs implements Interface.
 func (k *Kernel) Addrs() ([]Addr, error) {
 	links, err := k.handle.LinkList()

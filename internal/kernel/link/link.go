@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/kube-router/kube-router/internal/inet"
 )
 
 // ErrNotFound means that there is no such link, or none with that address.
@@ -36,6 +38,12 @@ type Interface interface {
 	EnsureBridge(ctx context.Context, name string, mtu int) (changed bool, err error)
 	// EnsureLinkUp sets the link up if it is not. ErrNotFound if it is away.
 	EnsureLinkUp(name string) error
+	// EnsureLinkDown sets the link down if it is up. One that is away is down.
+	EnsureLinkDown(name string) error
+	// EnsureFallbackTunnel makes the FallbackTunnel of a family exist, with its
+	// kernel module, and be up, and says whether anything had to change.
+	// EnsureLinkDown ends what it began; the module stays.
+	EnsureFallbackTunnel(inet.Family) (changed bool, err error)
 	// Addrs returns the addresses of all links, both families, in the order
 	// of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)

@@ -2,65 +2,6 @@
 
 package link
 
-import (
-	"encoding/json"
-	"fmt"
-	"slices"
-	"strconv"
-	"strings"
-	"testing"
+import "testing"
 
-	"github.com/kube-router/kube-router/internal/kernel/nstest"
-)
-
-func TestKernel(t *testing.T) {
-	suite(t, func(t *testing.T) system {
-		nstest.New(t)
-		k, err := Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(k.Close)
-		return system{
-			Interface: k,
-			addLink:   func(name string, mtu int, addrs ...string) { addLink(t, name, mtu, addrs) },
-			setDown:   func(name string) { nstest.Run(t, "ip", "link", "set", name, "down") },
-			state:     func(name string) string { return state(t, name) },
-		}
-	})
-}
-
-func addLink(t *testing.T, name string, mtu int, addrs []string) {
-	t.Helper()
-	peer := "p" + name
-	nstest.Run(t, "ip", "link", "add", name, "mtu", strconv.Itoa(mtu),
-		"type", "veth", "peer", "name", peer)
-	nstest.Run(t, "ip", "link", "set", name, "up")
-	for _, addr := range addrs {
-		args := []string{"address", "add", addr, "dev", name}
-		if strings.Contains(addr, ":") {
-			args = append(args, "nodad")
-		}
-		nstest.Run(t, "ip", args...)
-	}
-}
-
-// state is what ip -json tells about a link.
-func state(t *testing.T, name string) string {
-	t.Helper()
-	var links []struct {
-		Name     string   `json:"ifname"`
-		MTU      int      `json:"mtu"`
-		Flags    []string `json:"flags"`
-		LinkInfo struct {
-			Kind string `json:"info_kind"`
-		} `json:"linkinfo"`
-	}
-	out := nstest.Run(t, "ip", "-details", "-json", "link", "show", "dev", name)
-	if err := json.Unmarshal([]byte(out), &links); err != nil || len(links) != 1 {
-		t.Fatalf("ip link: %v: %s", err, out)
-	}
-	l := links[0]
-	up := map[bool]string{true: "up", false: "down"}[slices.Contains(l.Flags, "UP")]
-	return fmt.Sprintf("%s %s mtu %d %s", l.Name, l.LinkInfo.Kind, l.MTU, up)
-}
+func TestKernel(t *testing.T) { suite(t, freshKernel) }

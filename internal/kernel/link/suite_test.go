@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/kube-router/kube-router/internal/inet"
 )
 
 // system is an implementation under test, with ways to change and see it that
@@ -29,6 +31,7 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"what is no bridge stays", testNoBridge},
 		{"bad names and MTUs", testRefusals},
 		{"a link is set up", testUp},
+		{"a link is set down", testDown},
 		{"addresses of all links", testAddrs},
 		{"the link that holds an address", testFind},
 	} {
@@ -109,6 +112,52 @@ func testUp(t *testing.T, s system) {
 	}
 	if got := s.state("v0"); !strings.HasSuffix(got, " up") {
 		t.Errorf("state %q", got)
+	}
+}
+
+func testDown(t *testing.T, s system) {
+	if err := s.EnsureLinkDown("v0"); err != nil {
+		t.Errorf("EnsureLinkDown of what is not there: %v", err)
+	}
+	s.addLink("v0", 1500)
+	for range 2 {
+		if err := s.EnsureLinkDown("v0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := s.state("v0"); !strings.HasSuffix(got, " down") {
+		t.Errorf("state %q", got)
+	}
+}
+
+// testTunnel needs the kernel's tunnel modules.
+func testTunnel(t *testing.T, s system, family inet.Family, up string) {
+	name := FallbackTunnel(family)
+	for _, wantChanged := range []bool{true, false} {
+		if changed, err := s.EnsureFallbackTunnel(family); changed != wantChanged || err != nil {
+			t.Errorf("EnsureFallbackTunnel: changed %t, %v, want %t", changed, err, wantChanged)
+		}
+	}
+	if got := s.state(name); got != up {
+		t.Errorf("state %q, want %q", got, up)
+	}
+	if err := s.EnsureLinkDown(name); err != nil {
+		t.Error(err)
+	}
+	if got := s.state(name); !strings.HasSuffix(got, " down") {
+		t.Errorf("state %q", got)
+	}
+	if changed, err := s.EnsureFallbackTunnel(family); !changed || err != nil || s.state(name) != up {
+		t.Errorf("up again: changed %t, %v, %q", changed, err, s.state(name))
+	}
+}
+
+func testTunnels(t *testing.T, fresh func(*testing.T) system) {
+	for family, up := range map[inet.Family]string{
+		inet.IPv4: "tunl0 ipip mtu 1480 up",
+		inet.IPv6: "ip6tnl0 ip6tnl mtu 1452 up",
+	} {
+		t.Run(family.String(), func(t *testing.T) { testTunnel(t, fresh(t), family, up) })
 	}
 }
 
