@@ -85,9 +85,14 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		NodeName: cfg.NodeName, Families: cfg.Families(), Scheduler: cfg.Services.Scheduler,
 		Hairpin: cfg.Services.HairpinMode, MasqueradeAll: cfg.Services.MasqueradeAll,
 		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: services.PortRange(cfg.Services.NodePorts),
+		ExternalIPRanges: cfg.Services.ExternalIPRanges, LoadBalancerIPRanges: cfg.Services.LoadBalancerIPRanges,
+		AnyIP: cfg.Services.AnyIP, RejectUnassigned: cfg.Services.RejectUnassigned, Guard: cfg.Services.Guard,
+		NodePortsEverywhere: cfg.Services.NodePortsEverywhere, DSR: cfg.Services.DSR,
+		GracePeriod: cfg.Services.GracePeriod, ExcludedCIDRs: cfg.Services.ExcludedCIDRs,
+		TCPTimeout: cfg.Services.TCPTimeout, TCPFinTimeout: cfg.Services.TCPFinTimeout, UDPTimeout: cfg.Services.UDPTimeout,
 		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName),
 	}, a.feeds, services.Drivers{
-		OpenIPVS: openIPVS, Routes: d.routes, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
+		OpenIPVS: openIPVS, Routes: d.routes, Links: d.links, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
 	}, client.Events(), a.log)
 	a.metrics.AddIPVSConnections(ipvs.Connections)
 	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}

@@ -105,13 +105,14 @@ const (
 	stepIPVS                 // open IPVS, read it and the local routes back
 	stepService              // one Service
 	stepSweep                // remove what a former run left
+	stepReap                 // remove real servers whose connections have ended
 	stepRepair               // read the local routes back and repair
 	stepResync               // read everything back and repair
 	steps                    // their number
 )
 
 var stepNames = [steps]string{
-	"platform", "node", "ipsets", "iptables", "ipvs", "service", "sweep", "repair", "resync",
+	"platform", "node", "ipsets", "iptables", "ipvs", "service", "sweep", "drain", "repair", "resync",
 }
 
 // key is a dirty step; service belongs to stepService.
@@ -143,18 +144,21 @@ type Controller struct {
 	ready    chan struct{}
 
 	// What follows belongs to the goroutine of Run.
-	servers   *ipvs.Servers // nil until IPVS is open
-	former    map[netip.Addr]bool
-	me        self
-	adopted   map[string]ipset.Set // sets as they were found, until the sweep
-	done      [steps]bool
-	started   time.Time // when the first fill began
-	plan      plan
-	marks     marks
-	direct    bool                       // some Services have direct server return
-	sources   map[ipvs.ID][]netip.Prefix // that are let in, where restricted
-	touched   map[cluster.Key]*resources
-	complaint reconcile.Complaints
+	servers *ipvs.Servers // nil until IPVS is open
+	// former are the addresses with local routes of a former run, and
+	// formerMarks the marks.
+	former      map[netip.Addr]bool
+	formerMarks map[uint32]bool
+	me          self
+	adopted     map[string]ipset.Set // sets as they were found, until the sweep
+	done        [steps]bool
+	started     time.Time // when the first fill began
+	plan        plan
+	marks       marks
+	direct      bool                       // some Services have direct server return
+	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
+	touched     map[cluster.Key]*resources
+	complaint   reconcile.Complaints
 	// ruleChanges are the chains and jumps that were changed.
 	ruleChanges uint64
 
@@ -170,13 +174,13 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 	}
 	c := &Controller{
 		config: config, drivers: drivers, log: log, events: events,
-		queue:     reconcile.NewQueue[key](),
-		state:     newState(),
-		compiler:  compiler{config: config},
-		sets:      ipset.NewSets(drivers.Sets, ownedSets()...),
-		routes:    route.NewRoutes(drivers.Routes, route.Local),
-		ready:     make(chan struct{}),
-		former:    map[netip.Addr]bool{},
+		queue:    reconcile.NewQueue[key](),
+		state:    newState(),
+		compiler: compiler{config: config},
+		sets:     ipset.NewSets(drivers.Sets, ownedSets()...),
+		routes:   route.NewRoutes(drivers.Routes, route.Local),
+		ready:    make(chan struct{}),
+		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},
 		plan:      newPlan(),
 		marks:     newMarks(),
 		sources:   map[ipvs.ID][]netip.Prefix{},
@@ -216,6 +220,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	helpers.Go(func() {
 		reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(key{step: stepResync}) })
 	})
+	if c.config.GracePeriod > 0 {
+		helpers.Go(func() {
+			reconcile.Every(ctx, reapInterval, func() { c.queue.Mark(key{step: stepReap}) })
+		})
+	}
 	for s := range stepService {
 		c.queue.Mark(key{step: s})
 	}
@@ -239,6 +248,9 @@ func (c *Controller) watchRoutes(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := c.drivers.Routes.Watch(ctx, func() {
 			c.queue.Mark(key{step: stepRepair})
+			if c.config.NodePortsEverywhere {
+				c.queue.Mark(key{step: stepNode})
+			}
 			wait(ctx, repairInterval)
 		})
 		if ctx.Err() != nil {
@@ -250,7 +262,9 @@ func (c *Controller) watchRoutes(ctx context.Context) {
 	}
 }
 
-const repairInterval = 2 * time.Second
+// repairInterval keeps looks at the routes apart, and reapInterval those at
+// connections that are to end.
+const repairInterval, reapInterval = 2 * time.Second, time.Second
 
 func wait(ctx context.Context, d time.Duration) {
 	select {
@@ -311,6 +325,8 @@ func (c *Controller) do(ctx context.Context, s step) error {
 		return c.openIPVS()
 	case stepSweep:
 		return c.sweep()
+	case stepReap:
+		return c.reap()
 	case stepRepair:
 		return c.repairRoutes()
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
@@ -146,6 +147,15 @@ func (c *Controller) concerned(old, me self) []cluster.Key {
 	return list
 }
 
+// reap ends what drains.
+func (c *Controller) reap() error {
+	if c.servers == nil {
+		return nil
+	}
+	_, err := c.servers.Reap(time.Now())
+	return err
+}
+
 // openIPVS opens IPVS and reads it and the routes back, so that what is right
 // already is adopted.
 func (c *Controller) openIPVS() error {
@@ -155,7 +165,13 @@ func (c *Controller) openIPVS() error {
 			c.tellNode(err)
 			return err
 		}
+		if err := driver.SetTimeouts(ipvs.Timeouts{
+			TCP: c.config.TCPTimeout, TCPFin: c.config.TCPFinTimeout, UDP: c.config.UDPTimeout,
+		}); err != nil {
+			return fmt.Errorf("setting the timeouts of IPVS: %w", err)
+		}
 		c.servers = ipvs.NewServers(driver, c.owns)
+		c.servers.Grace = c.config.GracePeriod
 	}
 	if err := c.servers.Load(); err != nil {
 		return err
@@ -179,8 +195,12 @@ func (c *Controller) tellNode(err error) {
 
 // owns says which virtual servers may be removed without having been wanted in
 // this run. IPVS keeps no owner, so the address must tell: a cluster IP, an
-// address that has a local route of ours, or a node port of this node.
+// address that has a local route of ours, or a node port of this node. A mark is
+// ours where a set of ours has it.
 func (c *Controller) owns(id ipvs.ID) bool {
+	if id.Mark != 0 {
+		return c.formerMarks[id.Mark]
+	}
 	addr := id.Addr.Addr()
 	if contains(c.config.ExcludedCIDRs, addr) {
 		return false

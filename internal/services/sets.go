@@ -98,6 +98,7 @@ func (c *Controller) adoptMarks(sets map[string]ipset.Set, f inet.Family) {
 	for r, base := range markSets {
 		for e := range sets[setName(base, f)].Entries {
 			c.marks.adopt(marker{entryID(e), role(r)}, e.Mark)
+			c.formerMarks[e.Mark] = true
 		}
 	}
 }

@@ -57,7 +57,7 @@ func tunnelRules(f inet.Family, direct bool) []string {
 		return nil
 	}
 	return []string{
-		`-p ipencap -m set ! --match-set ` + setName(nodeSet, f) + ` src -m comment --comment "tunnels are for nodes" -j DROP`,
+		`-p 4 -m set ! --match-set ` + setName(nodeSet, f) + ` src -m comment --comment "tunnels are for nodes" -j DROP`,
 		`-i ` + tunnelLink + ` -m mark --mark 0x0/` + markMask + ` -m comment --comment "tunnels are for services" -j DROP`,
 	}
 }

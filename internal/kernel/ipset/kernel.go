@@ -138,25 +138,17 @@ func (k *Kernel) names(prefixes []string) (names []string, foreign bool, err err
 	return names, foreign, err
 }
 
-// lookUp asks for the type of a set.
+// lookUp asks what a set was created with, and remembers it.
 func (k *Kernel) lookUp(name string) (Spec, error) {
-	replies, err := k.conn.Execute(request(cmdHeader, 0, header(name).b))
+	spec, err := k.spec(name)
 	if err != nil {
-		k.drain()
-		return Spec{}, translate(err)
+		return Spec{}, err
 	}
-	l := &listing{want: func(n string) bool { return n == name }, sets: map[string]Set{}}
-	for _, m := range replies {
-		if err := l.message(m.Data); err != nil {
-			return Spec{}, err
-		}
-	}
-	set, ok := l.sets[name]
-	if !ok {
+	if spec.Type == "" {
 		return Spec{}, fmt.Errorf("the kernel did not tell the type of set %s", name)
 	}
-	k.specs[name] = set.Spec
-	return set.Spec, nil
+	k.specs[name] = spec
+	return spec, nil
 }
 
 // spec reads what a set was created with.

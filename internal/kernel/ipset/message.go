@@ -18,7 +18,6 @@ const (
 	cmdList     = 7
 	cmdAdd      = 9
 	cmdDel      = 10
-	cmdHeader   = 12
 
 	attrProtocol    = 1
 	attrSetName     = 2

@@ -36,6 +36,9 @@ var common = map[Table][]string{
 		`-d ADDR -m physdev --physdev-is-bridged -m comment --comment "to pod" -j RETURN`,
 		`-d ADDR -m addrtype --src-type LOCAL -j ACCEPT`,
 		`-m addrtype ! --dst-type LOCAL -j ACCEPT`,
+		`-m addrtype ! --src-type LOCAL ! --dst-type LOCAL -j ACCEPT`,
+		`-m set --match-set one src -m mark --mark 0x0/0xfffc0000 -j DROP`,
+		`-i tunl0 -m mark --mark 0x0/0xfffc0000 -j DROP`,
 		`-p tcp -m tcp --dport 80 -j ACCEPT`,
 		`-p tcp -m tcp --sport 1024:65535 --dport 80:90 -j ACCEPT`,
 		`-p udp -m udp --dport 53 -j ACCEPT`,
@@ -62,6 +65,9 @@ var common = map[Table][]string{
 		`-i kube-bridge -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1440`,
 		`-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu`,
 		`-d ADDR -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1234/0xffffffff`,
+		`-m set --match-set one src -j SET --map-set two dst,dst --map-mark`,
+		`-i tunl0 -m comment --comment "direct server return" -j SET --map-set two dst,dst --map-mark`,
+		`-p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set two src,src -j TCPMSS --set-mss 1400`,
 	},
 }
 

@@ -316,15 +316,15 @@ func (tx *transaction) drop(name string) error {
 	return nil
 }
 
-// setsOf are the IP sets that a rule matches.
+// setsOf are the IP sets that a rule names.
 func setsOf(rule string) []string {
-	if !strings.Contains(rule, "--match-set") {
+	if !strings.Contains(rule, "-set ") {
 		return nil
 	}
 	var sets []string
 	w := words(rule)
 	for i := 0; i+1 < len(w); i++ {
-		if w[i] == "--match-set" {
+		if w[i] == "--match-set" || w[i] == "--map-set" {
 			sets = append(sets, w[i+1])
 		}
 	}

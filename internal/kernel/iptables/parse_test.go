@@ -87,6 +87,7 @@ func TestSame(t *testing.T) {
 		{`-p tcp -m tcp --dport 80 -j A`, `-p 6 --dport 80 -j A`},
 		{`-s 10.0.0.1/32 -j A`, `-s 10.0.0.1 -j A`},
 		{`-m mark --mark 0x1 -s fd00::1 -p tcp -j A`, `-s fd00::1/128 -p tcp -m mark --mark 0x1 -j A`},
+		{`-p 4 -j A`, `-p ipencap -j A`},
 		{`-m conntrack --ctstate RELATED,ESTABLISHED -j A`, `-m conntrack --ctstate ESTABLISHED,RELATED -j A`},
 		{`-m limit --limit 10/minute --limit-burst 5 -j A`, `-m limit --limit 10/min -j A`},
 		{`-m ipvs --ipvs --vaddr 10.0.0.1/32 --vport 80 -j A`, `-m ipvs --vaddr 10.0.0.1 --vport 80 -j A`},

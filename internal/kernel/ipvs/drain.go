@@ -6,14 +6,17 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/kube-router/kube-router/internal/inet"
 )
 
 // target is what an ID's virtual server shall be now: what is desired, and
 // with weight 0 the real servers that may finish their connections. It notes
-// which those are. nil means none at all.
+// which those are. nil means none at all. Datagrams know no end of a connection:
+// their clients are to move on at once.
 func (s *Servers) target(id ID) *Server {
 	want := s.want[id]
-	if want == nil || s.Grace == 0 {
+	if want == nil || s.Grace == 0 || id.Protocol == inet.UDP {
 		delete(s.draining, id)
 		return want
 	}
