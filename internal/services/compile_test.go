@@ -1,13 +1,8 @@
 package services
 
 import (
-	"math/rand/v2"
 	"net/netip"
-	"slices"
-	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
@@ -29,14 +24,7 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-var compileCases = []struct {
-	name    string
-	config  func(*Config)
-	node    *cluster.Node // n1 where nil
-	objects []any
-	want    string
-	events  []string
-}{
+var compileCases = []compileCase{
 	{
 		name: "cluster IP, TCP and UDP, two endpoints",
 		objects: []any{
@@ -79,7 +67,7 @@ add kube-router-svip-prt 10.96.0.10,udp:53
 -A -t 10.96.0.10:80 -s lc -p 10800
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -a -t 10.96.0.10:80 -r 10.244.2.2:8080 -m -w 1
--A -t 10.96.0.11:80 -s sh
+-A -t 10.96.0.11:80 -s sh -b sh-fallback
 -a -t 10.96.0.11:80 -r 10.244.2.2:8080 -m -w 1
 -A -t 10.96.0.12:80 -s lc
 -a -t 10.96.0.12:80 -r 10.244.2.2:8080 -m -w 1
@@ -366,49 +354,4 @@ add kube-router-svip-prt 203.0.113.1,tcp:80
 		events: []string{"Service default/b: AddressInUse: 203.0.113.1 port 80/tcp belongs to Service default/a as well, " +
 			"which is served there because its name comes first; give one of them another address or port"},
 	},
-}
-
-// Each case's events are played to a controller at once before it starts, and
-// one by one while it runs: forwards, backwards, and shuffled.
-func TestCompile(t *testing.T) {
-	for _, c := range compileCases {
-		t.Run(c.name, func(t *testing.T) {
-			config := config4()
-			if c.config != nil {
-				c.config(&config)
-			}
-			objects := append([]any{n1}, c.objects...)
-			if c.node != nil {
-				objects[0] = c.node
-			}
-			play := func(name string, order []any) {
-				t.Run(name, func(t *testing.T) {
-					bubble(t, func(t *testing.T, w *world) {
-						r := w.start(config)
-						defer r.stop()
-						for _, o := range order {
-							r.happen(set(o))
-						}
-						w.wants(c.want)
-						if d := cmp.Diff(c.events, w.events.sorted()); d != "" {
-							t.Errorf("events (-want +got):\n%s", d)
-						}
-					})
-				})
-			}
-			t.Run("at once", func(t *testing.T) {
-				bubble(t, func(t *testing.T, w *world) {
-					defer w.start(config, set(objects...)).stop()
-					w.wants(c.want)
-				})
-			})
-			play("forwards", objects)
-			order := slices.Clone(objects)
-			slices.Reverse(order)
-			play("backwards", order)
-			random := rand.New(rand.NewPCG(1, 2))
-			random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-			play("shuffled", order)
-		})
-	}
 }

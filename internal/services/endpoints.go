@@ -124,10 +124,13 @@ func (b *compilation) near(list []backend) func(backend) bool {
 // server is the virtual server of the chosen endpoints, nil without any.
 func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Server {
 	reals := make(map[netip.AddrPort]ipvs.Real, len(list))
+	anyUsed := slices.ContainsFunc(list, func(e backend) bool { return e.used })
 	for _, e := range list {
 		switch {
 		case e.used:
 			reals[e.addr] = ipvs.Real{Weight: b.me.weight(e.node), Method: ipvs.Masquerade}
+		case b.options.config.Scheduler == "dh" && anyUsed:
+			// The hash of dh would go on to name it.
 		case protocol != inet.UDP || e.serving:
 			reals[e.addr] = ipvs.Real{Weight: 0, Method: ipvs.Masquerade}
 		}
@@ -141,7 +144,7 @@ func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Serve
 // marked makes a virtual server one that is found by a mark.
 func marked(s *ipvs.Server) *ipvs.Server {
 	if s != nil && s.Persistence > 0 {
-		s.Config = ipvs.Config{Scheduler: "sh"}
+		s.Config = ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}
 	}
 	return s
 }

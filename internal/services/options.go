@@ -41,6 +41,10 @@ func (b *compilation) readOptions() options {
 	}
 	o.config = ipvs.Config{Scheduler: b.scheduler(), Persistence: uint32(b.service.AffinityTimeout / time.Second)}
 	o.config.SchedFlags = b.schedulerFlags(o.config.Scheduler)
+	if o.config.Scheduler == "sh" || o.config.Scheduler == "mh" {
+		// Their hash may name an endpoint that is to get nothing new.
+		o.config.SchedFlags |= ipvs.SchedFallback
+	}
 	if _, ok := notes[hairpinAnnotation]; ok {
 		o.hairpin = true
 	}

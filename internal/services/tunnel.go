@@ -33,7 +33,7 @@ func (b *compilation) tunnel(server *ipvs.Server, list []backend, from pool) *ip
 				at = netip.AddrPortFrom(addr, from.tunnelPort)
 				real.Method = ipvs.Tunnel
 				real.Weight = min(real.Weight+direct[at].Weight, maxWeight)
-			} else {
+			} else if e.node == "" { // else its Node is yet to come
 				lost = e.addr.String()
 			}
 		}
@@ -42,7 +42,7 @@ func (b *compilation) tunnel(server *ipvs.Server, list []backend, from pool) *ip
 	server.Real = direct
 	if lost != "" {
 		b.warn("NoDirectReturn", fmt.Sprintf("endpoint %s answers through the node that got the request: "+
-			"it is on no node of the cluster that has an IPv4 address", lost))
+			"it is on no node of the cluster", lost))
 	}
 	return server
 }
