@@ -156,6 +156,7 @@ type Controller struct {
 	plan        plan
 	marks       marks
 	direct      bool                       // some Services have direct server return
+	mtu         int                        // of the link with this node's address, in bytes
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched     map[cluster.Key]*resources
 	complaint   reconcile.Complaints
@@ -181,8 +182,8 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		routes:   route.NewRoutes(drivers.Routes, route.Local),
 		ready:    make(chan struct{}),
 		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},
-		plan:      newPlan(),
-		marks:     newMarks(),
+		plan:  newPlan(),
+		marks: newMarks(), mtu: defaultMTU,
 		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*resources{},
 		complaint: reconcile.Complaints{},

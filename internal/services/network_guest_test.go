@@ -23,6 +23,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
 	"github.com/kube-router/kube-router/internal/kernel/route"
@@ -330,18 +331,24 @@ func unique(n int, next func() string) []string {
 // start runs a controller in n1 until the returned function is called.
 func (n *network) start(config Config, feeds func(*cluster.Feeds)) (*Controller, *cluster.Feeds, func()) {
 	n.t.Helper()
-	t, n1 := n.t, n.hosts["n1"]
-	config.NodeName, config.Families = "n1", []inet.Family{inet.IPv4}
+	return n.startOn("n1", config, feeds)
+}
+
+func (n *network) startOn(node string, config Config, feeds func(*cluster.Feeds)) (*Controller, *cluster.Feeds, func()) {
+	n.t.Helper()
+	t, n1 := n.t, n.hosts[node]
+	config.NodeName, config.Families = node, []inet.Family{inet.IPv4}
 	config.ServiceRanges, config.NodePorts = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, PortRange{30000, 32767}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	var drivers Drivers
-	var errs [3]error
+	var errs [4]error
 	n1.in(func() {
 		var rules *iptables.Kernel
 		rules, errs[0] = iptables.Open(t.Context(), inet.IPv4, iptables.Legacy)
 		drivers.Rules = map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(rules, inet.IPv4, log)}
 		drivers.Routes, errs[1] = route.Open()
 		drivers.Sets, errs[2] = ipset.Open()
+		drivers.Links, errs[3] = link.Open()
 	})
 	for _, err := range errs {
 		n1.must(err)
@@ -382,5 +389,27 @@ func (n *network) settled(c *Controller) {
 			n.t.Fatalf("not settled: %+v", pending)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// state is what the agent programs, as the tools print it, without counters.
+func (h *host) state() string {
+	h.t.Helper()
+	return h.run("sh", "-c", `ip route show table local proto 17; ipvsadm -Sn; ipset save | sort; iptables-legacy-save | grep -v '^[#:]'`)
+}
+
+// eventuallyLacks waits until none of the words is in the state.
+func (h *host) eventuallyLacks(words ...string) {
+	h.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		state := h.state()
+		if !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(state, w) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("one of %q is still in\n%s", words, state)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

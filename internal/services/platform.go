@@ -62,18 +62,24 @@ func connReuseMode(release string) string {
 // built in, or the container may lack /lib/modules while the host has them.
 func (c *Controller) preparePlatform() error {
 	moduleErr := c.drivers.Modules("ip_vs", "br_netfilter")
-	var errs []error
 	release, _ := c.drivers.Sysctl.Get("kernel/osrelease")
-	for _, p := range parameters(c.config.Families, release) {
+	err := errors.Join(c.setParameters(parameters(c.config.Families, release)), c.prepareDirect())
+	if err != nil && moduleErr != nil {
+		err = errors.Join(err, moduleErr)
+	}
+	return err
+}
+
+// setParameters sets sysctls, all that can be set.
+func (c *Controller) setParameters(list []parameter) error {
+	var errs []error
+	for _, p := range list {
 		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
 		if err != nil {
 			errs = append(errs, err)
 		} else if changed {
 			c.log.Info("services: sysctl set", "name", p.name, "value", p.value)
 		}
-	}
-	if len(errs) > 0 && moduleErr != nil {
-		errs = append(errs, moduleErr)
 	}
 	return errors.Join(errs...)
 }

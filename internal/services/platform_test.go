@@ -1,8 +1,10 @@
 package services
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -63,6 +65,95 @@ COMMIT
 			if d := cmp.Diff(want, w.rules[inet.IPv6].Text(table)); d != "" {
 				t.Errorf("IPv6 %s (-want +got):\n%s", table, d)
 			}
+		}
+	})
+}
+
+// What direct server return needs is there with the first Service that asks
+// for it, and gone with the last.
+func TestDirectRules(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.start(config4(), set(n1))
+		defer r.stop()
+		without := w.rules[inet.IPv4].Text(iptables.Filter) + w.rules[inet.IPv4].Text(iptables.Mangle)
+		web := annotated(service("web", "10.96.0.10", tcp(80, 0)), "service.dsr", "tunnel")
+		r.happen(set(web, slice("web", 8080, ready("10.244.1.2", "n1"))))
+		with := w.rules[inet.IPv4].Text(iptables.Filter) + w.rules[inet.IPv4].Text(iptables.Mangle)
+		var added []string
+		for line := range strings.Lines(with) {
+			if strings.HasPrefix(line, "-A") && !strings.Contains(without, line) {
+				added = append(added, strings.TrimSpace(line))
+			}
+		}
+		want := []string{
+			`-A FORWARD -j KUBE-ROUTER-SVC-FORWARD`,
+			`-A KUBE-ROUTER-SERVICES -p 4 -m set ! --match-set kube-router-svip-nodes src -m comment --comment "tunnels are for nodes" -j DROP`,
+			`-A KUBE-ROUTER-SERVICES -i tunl0 -m mark --mark 0x0/0xfffc0000 -m comment --comment "tunnels are for services" -j DROP`,
+			`-A KUBE-ROUTER-SVC-FORWARD -i tunl0 -m comment --comment "tunnels are for services" -j DROP`,
+			`-A POSTROUTING -j KUBE-ROUTER-SVC-MSS`,
+			`-A KUBE-ROUTER-SVC-MARK -i tunl0 -m comment --comment "direct server return" -j SET --map-set kube-router-svip-tun dst,dst --map-mark`,
+			`-A KUBE-ROUTER-SVC-MSS -p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set kube-router-svip-tun src,src -m comment --comment "room for the tunnel" -j TCPMSS --set-mss 1440`,
+		}
+		if d := cmp.Diff(want, added); d != "" {
+			t.Errorf("rules (-want +got):\n%s", d)
+		}
+		for name, want := range map[string]string{
+			"all/rp_filter": "0", "tunl0/rp_filter": "0", "eth0/rp_filter": "2", "eth0/accept_local": "1", "all/accept_local": "0",
+		} {
+			if got, _ := w.sysctl.Get("net/ipv4/conf/" + name); got != want {
+				t.Errorf("%s is %q, want %q", name, got, want)
+			}
+		}
+		if !strings.Contains(w.links.String(), "tunl0 ipip mtu 1480 up") {
+			t.Errorf("links:\n%s", w.links)
+		}
+		r.happen(gone(web))
+		if after := w.rules[inet.IPv4].Text(iptables.Filter) + w.rules[inet.IPv4].Text(iptables.Mangle); after != without {
+			t.Errorf("left behind (-want +got):\n%s", cmp.Diff(without, after))
+		}
+		if !strings.Contains(w.links.String(), "tunl0 ipip mtu 1480 down") {
+			t.Errorf("links:\n%s", w.links)
+		}
+	})
+}
+
+func TestUnassignedClusterIPsAreRefused(t *testing.T) {
+	config := config46()
+	config.RejectUnassigned = true
+	want := []string{`-d 10.96.0.0/12 -m set ! --match-set kube-router-svip dst -m comment --comment "no such cluster IP" -j REJECT --reject-with icmp-port-unreachable`}
+	if d := cmp.Diff(want, unassignedRules(inet.IPv4, config)); d != "" {
+		t.Error(d)
+	}
+	config.RejectUnassigned = false
+	if rules := unassignedRules(inet.IPv4, config); rules != nil {
+		t.Errorf("the range was guessed, and still: %q", rules)
+	}
+}
+
+func TestNodePortsEverywhere(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.NodePortsEverywhere = true
+		w.links.AddLink("eth1", 1500, netip.MustParsePrefix("172.16.0.1/24"), netip.MustParsePrefix("169.254.0.1/16"))
+		r := w.start(config, set(n1, service("web", "10.96.0.10", tcp(80, 30080)), slice("web", 8080, ready("10.244.1.2", "n1"))))
+		defer r.stop()
+		listening := func() string {
+			var list []string
+			for line := range strings.Lines(w.ipvs.String()) {
+				if strings.HasPrefix(line, "-A") {
+					list = append(list, strings.Fields(line)[2])
+				}
+			}
+			return strings.Join(list, " ")
+		}
+		if got := listening(); got != "10.96.0.10:80 172.16.0.1:30080 192.168.7.11:30080" {
+			t.Errorf("served at %s", got)
+		}
+		w.links.AddLink("eth1", 1500, netip.MustParsePrefix("172.16.0.2/24"))
+		w.routes.AddLink("eth1", netip.MustParsePrefix("172.16.0.2/24")) // wakes who watches
+		synctest.Wait()
+		if got := listening(); got != "10.96.0.10:80 172.16.0.1:30080 172.16.0.2:30080 192.168.7.11:30080" {
+			t.Errorf("with a new address served at %s", got)
 		}
 	})
 }

@@ -37,7 +37,7 @@ func (c *Controller) applyRules(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("no iptables for %s", f))
 			continue
 		}
-		changed, err := rules.Apply(ctx, section(f, c.config, c.direct))
+		changed, err := rules.Apply(ctx, section(f, c.config, c.direct, c.mtu))
 		c.ruleChanges += uint64(changed)
 		errs = append(errs, err)
 	}
@@ -45,8 +45,8 @@ func (c *Controller) applyRules(ctx context.Context) error {
 }
 
 // section is this controller's rules in one family. direct says that there are
-// Services with direct server return.
-func section(f inet.Family, config Config, direct bool) iptables.Section {
+// Services with direct server return, and mtu is that of the links between nodes.
+func section(f inet.Family, config Config, direct bool, mtu int) iptables.Section {
 	filter := iptables.Content{Chains: map[string][]string{}}
 	jump := func(content *iptables.Content, from, chain string, rules []string) {
 		if len(rules) > 0 {
@@ -63,7 +63,7 @@ func section(f inet.Family, config Config, direct bool) iptables.Section {
 	mangle := iptables.Content{Chains: map[string][]string{}}
 	jump(&mangle, "PREROUTING", markChain, markRules(f, direct))
 	jump(&mangle, "OUTPUT", markOutputChain, markOutputRules(f))
-	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct))
+	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct, mtu))
 	return iptables.Section{
 		Owner:    "services",
 		Prefixes: []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain},

@@ -53,7 +53,7 @@ func TestTraffic(t *testing.T) {
 	n.servePods()
 	n.hosts["n1"].serve(9999) // the host's own, on every address
 	n.hosts["n1"].serve(22)
-	c, _, _ := n.start(Config{Hairpin: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	c, _, _ := n.start(Config{Guard: true, Hairpin: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
 	for _, protocol := range []string{"tcp", "udp"} {
 		vip, nodePort := vipHTTP, nodeHTTP
 		if protocol == "udp" {
@@ -90,7 +90,7 @@ func TestEndpointsOnNodes(t *testing.T) {
 	n := newNetwork(t)
 	n.hosts["n1"].serveAt(n1Addr + ":8080")
 	n.hosts["n2"].serveAt(n2Addr + ":8080")
-	n.start(Config{}, webs(ready(n1Addr, "n1"), ready(n2Addr, "n2")))
+	n.start(Config{Guard: true}, webs(ready(n1Addr, "n1"), ready(n2Addr, "n2")))
 	for _, protocol := range []string{"tcp", "udp"} {
 		vip, nodePort := vipHTTP, nodeHTTP
 		if protocol == "udp" {
@@ -119,7 +119,7 @@ func TestLocalPolicy(t *testing.T) {
 			f.Services.Set(web.Key, web)
 		}
 	}
-	c, feeds, _ := n.start(Config{}, local(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	c, feeds, _ := n.start(Config{Guard: true}, local(ready(bAddr, "n1"), ready(cAddr, "n2")))
 	wants(t, "node port", n.hosts["outside"].answers("tcp", nodeHTTP, 2), "b sees "+outsideAddr)
 	wants(t, "cluster IP", n.hosts["a"].answers("tcp", vipHTTP, 2), "b sees "+aAddr+", c sees "+aAddr)
 	setSlice(feeds, ready(cAddr, "n2"))
@@ -133,7 +133,7 @@ func TestLocalPolicy(t *testing.T) {
 func TestWithoutHairpin(t *testing.T) {
 	n := newNetwork(t)
 	n.servePods()
-	n.start(Config{}, webs(ready(bAddr, "n1")))
+	n.start(Config{Guard: true}, webs(ready(bAddr, "n1")))
 	wants(t, "from b to itself", n.hosts["b"].get("tcp", vipHTTP), "timeout")
 	wants(t, "from a", n.hosts["a"].get("tcp", vipHTTP), "b sees "+aAddr)
 }
@@ -141,7 +141,7 @@ func TestWithoutHairpin(t *testing.T) {
 func TestMasqueradeAll(t *testing.T) {
 	n := newNetwork(t)
 	n.servePods()
-	n.start(Config{MasqueradeAll: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	n.start(Config{Guard: true, MasqueradeAll: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
 	wants(t, "from a", n.hosts["a"].answers("tcp", vipHTTP, 2), "b sees 10.244.1.1, c sees "+n1Addr)
 }
 
@@ -150,7 +150,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	n := newNetwork(t)
 	n.servePods()
 	a, n1 := n.hosts["a"], n.hosts["n1"]
-	c, feeds, _ := n.start(Config{}, webs())
+	c, feeds, _ := n.start(Config{Guard: true}, webs())
 	state := func(what, want string) {
 		t.Helper()
 		n.settled(c)
@@ -190,7 +190,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 func TestDatagramsMoveOn(t *testing.T) {
 	n := newNetwork(t)
 	n.servePods()
-	c, feeds, _ := n.start(Config{}, webs(ready(cAddr, "n2")))
+	c, feeds, _ := n.start(Config{Guard: true}, webs(ready(cAddr, "n2")))
 	for _, from := range []string{"a", "n1"} {
 		conn, err := n.hosts[from].dial("udp", vipDNS)
 		if err != nil {
@@ -237,7 +237,7 @@ func TestPortReuse(t *testing.T) {
 	for _, client := range []string{"a", "n1", "outside"} {
 		n.hosts[client].run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40039")
 	}
-	n.start(Config{}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
+	n.start(Config{Guard: true}, webs(ready(bAddr, "n1"), ready(cAddr, "n2")))
 	for client, to := range map[string]string{"a": vipHTTP, "n1": vipHTTP, "outside": nodeHTTP} {
 		for i := range 200 {
 			start := time.Now()
@@ -260,7 +260,7 @@ func TestRestart(t *testing.T) {
 	n.servePods()
 	n1 := n.hosts["n1"]
 	endpoints := webs(ready(bAddr, "n1"), ready(cAddr, "n2"))
-	_, _, stop := n.start(Config{}, endpoints)
+	_, _, stop := n.start(Config{Guard: true}, endpoints)
 	var conns []net.Conn
 	for range 2 {
 		conn, err := n.hosts["a"].dial("tcp", vipHTTP)
@@ -275,7 +275,7 @@ func TestRestart(t *testing.T) {
 	n1.run("ipvsadm", "-A", "-t", "10.96.9.9:80", "-s", "rr")    // of a former run
 	n1.run("ip", "route", "add", "local", "10.96.9.9", "dev", "lo", "proto", "17")
 	before := n1.run("ipset", "save")
-	c, _, _ := n.start(Config{}, endpoints)
+	c, _, _ := n.start(Config{Guard: true}, endpoints)
 	if got := c.Status().Changes; got != 2 {
 		t.Errorf("%d changes, want 2: those that sweep 10.96.9.9 away", got)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
@@ -45,50 +44,4 @@ func (b *compilation) tunnel(server *ipvs.Server, list []backend, from pool) *ip
 			"it is on no node of the cluster", lost))
 	}
 	return server
-}
-
-// tunnelLink is where packets of IPIP tunnels arrive that no other link takes.
-const tunnelLink = "tunl0"
-
-// tunnelRules let nothing come out of a tunnel but packets to Services with
-// direct server return, and nothing into it but from nodes.
-func tunnelRules(f inet.Family, direct bool) []string {
-	if !direct || f != inet.IPv4 {
-		return nil
-	}
-	return []string{
-		`-p 4 -m set ! --match-set ` + setName(nodeSet, f) + ` src -m comment --comment "tunnels are for nodes" -j DROP`,
-		`-i ` + tunnelLink + ` -m mark --mark 0x0/` + markMask + ` -m comment --comment "tunnels are for services" -j DROP`,
-	}
-}
-
-func forwardTunnelRules(f inet.Family, direct bool) []string {
-	if !direct || f != inet.IPv4 {
-		return nil
-	}
-	return []string{`-i ` + tunnelLink + ` -m comment --comment "tunnels are for services" -j DROP`}
-}
-
-// sizeRules keep the packets of clients so small that they fit into the tunnel:
-// the answers of Services with direct server return say so.
-func sizeRules(f inet.Family, direct bool) []string {
-	if !direct || f != inet.IPv4 {
-		return nil
-	}
-	return []string{`-p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set ` + setName(tunnelSet, f) +
-		` src,src -m comment --comment "room for the tunnel" -j TCPMSS --set-mss 1400`}
-}
-
-// noteDirect turns what all direct server return needs on with the first
-// Service that asks for it, and off when there is none left.
-func (c *Controller) noteDirect() {
-	wanted := c.plan.directs > 0
-	if wanted == c.direct || !wanted && !c.done[stepSweep] {
-		return
-	}
-	c.direct = wanted
-	c.log.Info("services: direct server return", "on", wanted)
-	for _, s := range []step{stepPlatform, stepNode, stepRules} {
-		c.queue.Mark(key{step: s})
-	}
 }

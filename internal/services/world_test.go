@@ -77,6 +77,10 @@ func newWorld(t *testing.T) *world {
 	for _, p := range parameters([]inet.Family{inet.IPv4, inet.IPv6}, "") {
 		values[p.name] = "0"
 	}
+	for _, link := range []string{"all", "tunl0", "eth0"} {
+		values[conf(link, "rp_filter")], values[conf(link, "accept_local")] = "1", "0"
+	}
+	w.links.AddLink("eth0", 1500, netip.MustParsePrefix("192.168.7.11/24"))
 	w.sysctl = sysctl.NewFake(values)
 	return w
 }

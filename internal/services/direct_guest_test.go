@@ -1,0 +1,103 @@
+//go:build guest
+
+package services
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+)
+
+const externalIP = "203.0.113.1"
+
+// direct is a Service with direct server return whose endpoints are the given
+// ones, at another port than its own.
+func direct(endpoints ...cluster.Endpoint) func(*cluster.Feeds) {
+	s := annotated(service("web", "10.96.0.10", tcp(80, 30080), udp(80, 0)), "service.dsr", "tunnel", "service.hairpin", "")
+	s.ExternalIPs = addrs(externalIP)
+	return func(f *cluster.Feeds) {
+		set(node("n1", n1Addr, "10.244.1.0/24"), node("n2", n2Addr, "10.244.2.0/24"), s, slice("web", 8080, endpoints...))(f)
+	}
+}
+
+// The endpoint is on n2, and n1 gets the request: n2 answers the client, of
+// which the endpoint sees the address, wherever that is.
+func TestDirectServerReturn(t *testing.T) {
+	n := newNetwork(t)
+	n.hosts["c"].serve(8080)
+	n.hosts["b"].serve(8080)
+	config := Config{Guard: true, ExternalIPRanges: prefixes("203.0.113.0/24")}
+	_, _, stop1 := n.startOn("n1", config, direct(ready(cAddr, "n2")))
+	n.startOn("n2", config, direct(ready(cAddr, "n2")))
+	n.hosts["outside"].route(externalIP+"/32", n1Addr)
+	n.hosts["n1"].run("iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-s", externalIP)
+
+	for from, client := range map[string]string{"outside": outsideAddr, "a": aAddr, "n1": n1Addr, "n2": n2Addr} {
+		for _, network := range []string{"tcp", "udp"} {
+			for _, to := range []string{externalIP + ":80", "10.96.0.10:80"} {
+				if from == "outside" && !strings.HasPrefix(to, externalIP) {
+					continue
+				}
+				if got, want := n.hosts[from].get(network, to), "c sees "+client; got != want {
+					t.Errorf("%s %s from %s: got %s, want %s", network, to, from, got, want)
+				}
+			}
+		}
+		if from == "outside" {
+			rule := n.hosts["n1"].run("iptables-legacy", "-t", "raw", "-nvxL", "PREROUTING")
+			if last := strings.Fields(rule[strings.LastIndex(strings.TrimSpace(rule), "\n"):]); last[0] != "0" {
+				t.Errorf("answers to outside passed n1: %s", rule)
+			}
+		}
+	}
+	if got := n.hosts["c"].get("tcp", "10.96.0.10:80"); !strings.HasPrefix(got, "c sees 10.244.2.1") {
+		t.Errorf("an endpoint that asks itself: %s", got)
+	}
+	if got := n.hosts["outside"].get("tcp", n1Addr+":30080"); got != "c sees "+n1Addr {
+		t.Errorf("a node port, without: %s", got)
+	}
+
+	conn, err := n.hosts["outside"].dial("tcp", externalIP+":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := n.hosts["n1"].state()
+	stop1()
+	_, feeds, _ := n.startOn("n1", config, direct(ready(cAddr, "n2")))
+	if after := n.hosts["n1"].state(); after != before {
+		t.Errorf("a restart changed\n%s\ninto\n%s", before, after)
+	}
+	if got := ask(conn); got != "c sees "+outsideAddr {
+		t.Errorf("a connection over a restart: %s", got)
+	}
+	gone(service("web", "10.96.0.10"))(feeds)
+	n.hosts["n1"].eventuallyLacks("-f ", "tunl0", "local "+externalIP)
+}
+
+// Nothing comes out of a tunnel but packets to such Services, and nothing in
+// but from nodes.
+func TestTunnelIsForServicesOnly(t *testing.T) {
+	n := newNetwork(t)
+	n.hosts["c"].serve(8080)
+	n.hosts["n2"].serveAt(n2Addr + ":22")
+	n.startOn("n2", Config{Guard: true, ExternalIPRanges: prefixes("203.0.113.0/24")}, direct(ready(cAddr, "n2")))
+	outside := n.hosts["outside"]
+	n.hosts["n2"].route("192.0.2.1/32", outsideAddr)
+	outside.run("ip", "link", "set", "tunl0", "up")
+	outside.run("ip", "address", "add", "192.0.2.1/32", "dev", "tunl0")
+	send := func(to string) string {
+		outside.run("ip", "route", "replace", to, "via", n2Addr, "dev", "tunl0", "onlink")
+		return outside.get("tcp", to+":80")
+	}
+	if got := send(externalIP); got != "timeout" {
+		t.Errorf("a tunnel from a machine that is no node: %s", got)
+	}
+	n.hosts["n2"].run("ipset", "add", "kube-router-svip-nodes", outsideAddr)
+	if got := send(externalIP); got != "c sees 192.0.2.1" {
+		t.Errorf("a tunnel from a node to the Service: %s", got)
+	}
+	if got := send(cAddr); got != "timeout" {
+		t.Errorf("a tunnel from a node to a pod: %s", got)
+	}
+}
