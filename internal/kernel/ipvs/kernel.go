@@ -115,9 +115,13 @@ func (k *Kernel) List() (map[ID]Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ipvsadm -L: %w", err)
 	}
+	reals, err := readReals()
+	if err != nil {
+		return nil, fmt.Errorf("ipvsadm -L: %w", err)
+	}
 	for id, server := range servers {
-		if server.Real, err = k.reals(id); err != nil {
-			return nil, err
+		if server.Real = reals[id]; server.Real == nil {
+			server.Real = map[netip.AddrPort]Real{}
 		}
 		servers[id] = server
 	}
