@@ -4,6 +4,8 @@ package ipvs_test
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,21 +21,32 @@ import (
 const dsrSet = "kube-router-dsr"
 
 // dsrRules are the rules that DSR needs on each node, however many Services
-// there are.
-var dsrRules = []string{
-	"mangle PREROUTING -i tunl0 -j SET --map-set " + dsrSet + " dst,dst --map-mark",
-	"mangle POSTROUTING -p tcp -m set --match-set " + dsrSet + " src,src -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1440",
+// there are. A packet comes through the node's own tunnel to the other node
+// where there is one, or else through the fallback tunnel. The endpoint's
+// answer tells the client that segments go through a tunnel: MTU less three
+// headers, two of IP and one of TCP.
+func dsrRules(f inet.Family) []string {
+	mss := map[inet.Family]int{inet.IPv4: 1500 - 20 - 20 - 20, inet.IPv6: 1500 - 40 - 40 - 20}[f]
+	const mark = " -j SET --map-set " + dsrSet + " dst,dst --map-mark"
+	return []string{
+		"mangle PREROUTING -i " + link.FallbackTunnel(f) + mark,
+		"mangle PREROUTING -i tun-+" + mark,
+		fmt.Sprintf("mangle POSTROUTING -p tcp -m set --match-set %s src,src -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss %d", dsrSet, mss),
+	}
 }
 
-// dsrParameters are the sysctls that DSR needs on each node.
+// dsrParameters are the sysctls that DSR needs on each node. IPv6 needs none.
 var dsrParameters = []string{
+	// What comes out of a tunnel is from senders that are reached otherwise.
+	// The higher of all's value and the link's counts, and to a link without
+	// an address the loose mode (2) is as strict as 1.
 	"net.ipv4.conf.all.rp_filter=0",
 	"net.ipv4.conf.tunl0.rp_filter=0",
-	"net.ipv4.conf.eth0.rp_filter=0",
-	"net.ipv4.conf.all.accept_local=1",
+	// Answers to Pods of this node and to itself are from an address that is
+	// this node's, too.
+	"net.ipv4.conf.eth0.rp_filter=2",
+	"net.ipv4.conf.eth0.accept_local=1",
 }
-
-var protocols = []inet.Protocol{inet.TCP, inet.UDP}
 
 // node is what a node programs for a DSR Service: to whom it gives connections.
 type node struct {
@@ -42,39 +55,39 @@ type node struct {
 	remote map[string]uint32 // number of endpoints on each other node
 }
 
+var protocols = []inet.Protocol{inet.TCP, inet.UDP}
+
 func mark(p inet.Protocol) uint32 { return 0x100 + uint32(p) }
 
-func (s node) changes() []ipvs.Change {
+func addrPort(addr, port string) netip.AddrPort {
+	return netip.MustParseAddrPort(net.JoinHostPort(addr, port))
+}
+
+func (n *network) servers(s node) []ipvs.Change {
 	var changes []ipvs.Change
-	rr := ipvs.Config{Scheduler: "wrr"}
 	add := func(id ipvs.ID, addr, port string, r ipvs.Real) {
-		changes = append(changes, ipvs.Change{Op: ipvs.AddReal, ID: id, RealAddr: netip.MustParseAddrPort(addr + ":" + port), Real: r})
+		changes = append(changes, ipvs.Change{Op: ipvs.AddReal, ID: id, RealAddr: addrPort(addr, port), Real: r})
 	}
 	for _, p := range protocols {
-		front := ipvs.ID{Protocol: p, Addr: netip.MustParseAddrPort(vip + ":" + servicePort)}
-		tunnelled := ipvs.MarkID(mark(p), inet.IPv4)
-		changes = append(changes, ipvs.Change{Op: ipvs.AddServer, ID: front, Config: rr})
-		for node, n := range s.remote {
-			add(front, node, servicePort, ipvs.Real{Weight: n, Method: ipvs.Tunnel})
+		front := ipvs.ID{Protocol: p, Addr: addrPort(n.vip, servicePort)}
+		tunnelled := ipvs.MarkID(mark(p), n.Family)
+		for _, id := range []ipvs.ID{front, tunnelled} {
+			changes = append(changes, ipvs.Change{Op: ipvs.AddServer, ID: id, Config: ipvs.Config{Scheduler: "wrr"}})
+			for _, pod := range s.local {
+				add(id, pod, targetPort, ipvs.Real{Weight: 1})
+			}
 		}
-		if len(s.local) > 0 {
-			changes = append(changes, ipvs.Change{Op: ipvs.AddServer, ID: tunnelled, Config: rr})
-		}
-		for _, pod := range s.local {
-			add(front, pod, targetPort, ipvs.Real{Weight: 1})
-			add(tunnelled, pod, targetPort, ipvs.Real{Weight: 1})
+		for node, weight := range s.remote {
+			add(front, node, servicePort, ipvs.Real{Weight: weight, Method: ipvs.Tunnel})
 		}
 	}
 	return changes
 }
 
-func (s node) sets() []ipset.Change {
-	changes := []ipset.Change{{Op: ipset.Create, Name: dsrSet, Spec: ipset.Spec{Type: ipset.HashIPPort, Family: inet.IPv4, SkbInfo: true}}}
+func (n *network) sets(s node) []ipset.Change {
+	changes := []ipset.Change{{Op: ipset.Create, Name: dsrSet, Spec: ipset.Spec{Type: ipset.HashIPPort, Family: n.Family, SkbInfo: true}}}
 	for _, p := range protocols {
-		if len(s.local) == 0 {
-			break
-		}
-		e := ipset.IPPort(p, netip.MustParseAddrPort(vip+":"+servicePort))
+		e := ipset.IPPort(p, addrPort(n.vip, servicePort))
 		e.Mark, e.Mask = mark(p), ^uint32(0)
 		changes = append(changes, ipset.Change{Op: ipset.Add, Name: dsrSet, Entry: e})
 	}
@@ -96,88 +109,70 @@ func (n *network) program(name string, s node) {
 		defer links.Close()
 		defer sets.Close()
 		defer servers.Close()
-		_, err := links.EnsureFallbackTunnel(inet.IPv4)
+		_, err := links.EnsureFallbackTunnel(n.Family)
 		errs = append(errs, err)
-		errs = append(errs, sets.Apply(s.sets())...)
-		errs = append(errs, servers.Apply(s.changes())...)
+		errs = append(errs, sets.Apply(n.sets(s))...)
+		errs = append(errs, servers.Apply(n.servers(s))...)
 	})
 	if err := errors.Join(errs...); err != nil {
 		n.t.Fatal(err)
 	}
-	h.sh("ip route add local " + vip + " dev lo src " + s.addr)
+	h.sh(n.ip + " route add local " + n.vip + " dev lo src " + s.addr)
 	h.sh("sysctl -qw " + strings.Join(dsrParameters, " "))
-	for _, rule := range dsrRules {
-		h.rule(rule)
+	for _, rule := range dsrRules(n.Family) {
+		n.rule(name, "-A", rule)
 	}
+	n.rule(name, "-A", "filter FORWARD -m conntrack --ctstate ESTABLISHED") // makes conntrack follow all
 	for _, pod := range s.local {
-		h.rule("nat POSTROUTING -s " + pod + " -d " + pod + " -m ipvs --vmethod MASQ -j MASQUERADE")
+		n.rule(name, "-A", "nat POSTROUTING -s "+pod+" -d "+pod+" -m ipvs --vmethod MASQ -j MASQUERADE")
 	}
 }
 
-// rule appends a rule: "TABLE CHAIN MATCHES".
-func (h *host) rule(rule string) {
-	h.t.Helper()
+// rule appends (-A) or deletes (-D) a rule: "TABLE CHAIN MATCHES".
+func (n *network) rule(host, verb, rule string) {
+	n.t.Helper()
 	table, rest, _ := strings.Cut(rule, " ")
-	h.sh("iptables-legacy -t " + table + " -A " + rest)
+	n.hosts[host].sh(n.iptables + " -t " + table + " " + verb + " " + rest)
 }
 
 // packets is how often the last rule of a chain matched.
-func (h *host) packets(table, chain string) string {
-	lines := strings.Split(strings.TrimSpace(h.sh("iptables-legacy -t "+table+" -nvxL "+chain)), "\n")
+func (n *network) packets(host, table, chain string) string {
+	out := n.hosts[host].sh(n.iptables + " -t " + table + " -nvxL " + chain)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
 	return strings.Fields(lines[len(lines)-1])[0]
 }
 
-// newDSR is a network with a Service whose endpoints are Pods of the nodes.
-func newDSR(t *testing.T, n1, n2 []string) *network {
-	n := newNetwork(t)
-	remote := func(addr string, pods []string) map[string]uint32 {
+// newDSR is a network with a Service whose endpoints are Pods of the nodes, by
+// name.
+func newDSR(t *testing.T, f family, n1, n2 []string) *network {
+	n := newNetwork(t, f)
+	addrs := func(pods []string) (list []string) {
+		for _, pod := range pods {
+			list = append(list, f.addrs[pod])
+			n.hosts[pod].echo(targetPort)
+		}
+		return list
+	}
+	remote := func(node string, pods []string) map[string]uint32 {
 		if len(pods) == 0 {
 			return nil
 		}
-		return map[string]uint32{addr: uint32(len(pods))}
+		return map[string]uint32{f.addrs[node]: uint32(len(pods))}
 	}
-	n.program("n1", node{addr: n1Addr, local: n1, remote: remote(n2Addr, n2)})
-	n.program("n2", node{addr: n2Addr, local: n2, remote: remote(n1Addr, n1)})
-	for _, pod := range []string{"a", "b"} {
-		n.hosts[pod].echo(targetPort)
-	}
+	n.program("n1", node{addr: f.addrs["n1"], local: addrs(n1), remote: remote("n2", n2)})
+	n.program("n2", node{addr: f.addrs["n2"], local: addrs(n2), remote: remote("n1", n1)})
 	return n
 }
 
-// The endpoint is on n2 alone. Whoever asks on either node, or outside, is
-// answered, and the endpoint sees who asks.
-func TestDSR(t *testing.T) {
-	n := newDSR(t, nil, []string{bAddr})
-	n.hosts["n1"].rule("raw PREROUTING -s " + vip)
-	n.hosts["n2"].rule("mangle POSTROUTING -s " + vip + " -d " + clientAddr)
-	for _, test := range []struct{ from, want string }{
-		{"client", "b sees " + clientAddr},
-		{"a", "b sees " + aAddr},
-		{"n1", "b sees " + n1Addr},
-		{"b2", "b sees " + b2Addr},
-		{"n2", "b sees " + n2Addr},
-		{"b", "b sees 10.244.2.1"}, // itself: masqueraded as the node
-	} {
-		t.Run(test.from, func(t *testing.T) {
-			h := n.hosts[test.from]
-			if got := h.stream(large); got != test.want {
-				t.Errorf("TCP: %s, want %s", got, test.want)
-			}
-			for _, size := range []int{1, 1472, 20000} {
-				if got := h.datagram(size); got != test.want {
-					t.Errorf("UDP, %d bytes: %s, want %s", size, got, test.want)
-				}
-			}
-			if test.from != "client" {
-				return
-			}
-			if got := n.hosts["n1"].packets("raw", "PREROUTING"); got != "0" {
-				t.Errorf("%s packets of the answers passed n1", got)
-			}
-			if got := n.hosts["n2"].packets("mangle", "POSTROUTING"); got == "0" {
-				t.Error("no answers left n2")
-			}
-		})
+func eachFamily(t *testing.T, run func(*testing.T, family)) {
+	for _, f := range families {
+		t.Run(f.String(), func(t *testing.T) { run(t, f) })
 	}
-	t.Logf("n1:\n%s\n%s", n.hosts["n1"].sh("ipvsadm -Sn; ipset save; ipvsadm -Ln --stats"), n.hosts["n2"].sh("ipvsadm -Sn; ipset save; ipvsadm -Ln --stats"))
+}
+
+func (n *network) wantStream(t *testing.T, from, want string) {
+	t.Helper()
+	if got := n.hosts[from].stream(n.vip, large); got != want {
+		t.Errorf("TCP from %s: %s, want %s", from, got, want)
+	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
 
@@ -25,53 +26,95 @@ import (
 //	a, a2 ─ kube-bridge ─ n1 ─┐
 //	b, b2 ─ kube-bridge ─ n2 ─┼─ switch ─ client
 //
-// All links have an MTU of 1500. The client sends to VIPs through n1, and
-// reaches n2 and the Pods of neither.
+// All links have an MTU of 1500 and no segmentation offload, so that nothing
+// larger is anywhere. The client sends to VIPs through n1, and has no routes to
+// Pods.
 type network struct {
+	family
 	t     *testing.T
 	hosts map[string]*host
 }
 
-// The addresses of the network.
+// family is what differs between the address families.
+type family struct {
+	inet.Family
+	ip, iptables string
+	hostBits     string            // of an address on the switch, with /
+	podBits      string            // of the Pods of a node, with /
+	addrs        map[string]string // of the hosts, and of kube-bridge
+	podNets      map[string]string // of the nodes
+	vip, vips    string            // an address for Services and its net
+	sysctls      string
+	// datagrams are sizes in bytes. With IPv4 they are small, one packet of
+	// 1500, and many. With IPv6 the larger one just fits the tunnel: IPVS
+	// refuses what a Pod sends in fragments, with and without DSR.
+	datagrams []int
+}
+
+var families = []family{
+	{
+		Family: inet.IPv4, ip: "ip", iptables: "iptables-legacy", hostBits: "/24", podBits: "/24",
+		addrs: map[string]string{
+			"client": "192.168.7.100", "n1": "192.168.7.11", "n2": "192.168.7.12",
+			"n1 bridge": "10.244.1.1", "a": "10.244.1.2", "a2": "10.244.1.3",
+			"n2 bridge": "10.244.2.1", "b": "10.244.2.2", "b2": "10.244.2.3",
+		},
+		podNets: map[string]string{"n1": "10.244.1.0/24", "n2": "10.244.2.0/24"},
+		vip:     "203.0.113.10", vips: "203.0.113.0/24",
+		sysctls:   "net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1",
+		datagrams: []int{1, 1500 - 20 - 8, 20000},
+	},
+	{
+		Family: inet.IPv6, ip: "ip -6", iptables: "ip6tables-legacy", hostBits: "/64 nodad", podBits: "/64 nodad",
+		addrs: map[string]string{
+			"client": "fd00:7::100", "n1": "fd00:7::11", "n2": "fd00:7::12",
+			"n1 bridge": "fd00:244:1::1", "a": "fd00:244:1::2", "a2": "fd00:244:1::3",
+			"n2 bridge": "fd00:244:2::1", "b": "fd00:244:2::2", "b2": "fd00:244:2::3",
+		},
+		podNets: map[string]string{"n1": "fd00:244:1::/64", "n2": "fd00:244:2::/64"},
+		vip:     "2001:db8:10::10", vips: "2001:db8:10::/64",
+		sysctls:   "net.ipv6.conf.all.forwarding=1 net.ipv4.vs.conntrack=1",
+		datagrams: []int{1, 1500 - 40 - 40 - 8},
+	},
+}
+
 const (
-	clientAddr, n1Addr, n2Addr     = "192.168.7.100", "192.168.7.11", "192.168.7.12"
-	aAddr, a2Addr, bAddr, b2Addr   = "10.244.1.2", "10.244.1.3", "10.244.2.2", "10.244.2.3"
-	vip                            = "203.0.113.10"
-	servicePort, targetPort, large = "80", "8080", 1 << 20
+	servicePort, targetPort = "80", "8080"
+	large                   = 1 << 20 // bytes
 )
 
-func newNetwork(t *testing.T) *network {
-	n := &network{t: t, hosts: map[string]*host{}}
+func newNetwork(t *testing.T, f family) *network {
+	n := &network{t: t, family: f, hosts: map[string]*host{}}
 	for _, name := range []string{"switch", "client", "a", "a2", "b", "b2", "n1", "n2"} {
 		n.hosts[name] = newHost(t, name)
 	}
 	n.hosts["switch"].sh("ip link add br0 type bridge; ip link set br0 up")
-	for node, subnet := range map[string]string{"n1": "10.244.1", "n2": "10.244.2"} {
-		n.hosts[node].sh("ip link add kube-bridge type bridge; ip address add " + subnet + ".1/24 dev kube-bridge; ip link set kube-bridge up")
-		n.hosts[node].sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1")
+	for _, node := range []string{"n1", "n2"} {
+		n.hosts[node].sh("ip link add kube-bridge type bridge; ip link set kube-bridge up; sysctl -qw " + f.sysctls)
+		n.hosts[node].sh(f.ip + " address add " + f.addrs[node+" bridge"] + f.podBits + " dev kube-bridge")
+		n.join("switch", "br0", node, f.hostBits)
 	}
-	n.join("switch", "br0", "n1", n1Addr+"/24")
-	n.join("switch", "br0", "n2", n2Addr+"/24")
-	n.join("switch", "br0", "client", clientAddr+"/24")
-	for name, addr := range map[string]string{"a": aAddr, "a2": a2Addr, "b": bAddr, "b2": b2Addr} {
-		node, gateway := "n1", "10.244.1.1"
-		if name[0] == 'b' {
-			node, gateway = "n2", "10.244.2.1"
-		}
-		n.join(node, "kube-bridge", name, addr+"/24")
-		n.hosts[node].sh("bridge link set dev to-" + name + " hairpin on")
-		n.hosts[name].sh("ip route add default via " + gateway)
+	n.join("switch", "br0", "client", f.hostBits)
+	for pod, node := range map[string]string{"a": "n1", "a2": "n1", "b": "n2", "b2": "n2"} {
+		n.join(node, "kube-bridge", pod, f.podBits)
+		n.hosts[node].sh("bridge link set dev to-" + pod + " hairpin on")
+		n.hosts[pod].sh(f.ip + " route add default via " + f.addrs[node+" bridge"])
 	}
-	n.hosts["n1"].sh("ip route add 10.244.2.0/24 via " + n2Addr)
-	n.hosts["n2"].sh("ip route add 10.244.1.0/24 via " + n1Addr)
-	n.hosts["client"].sh("ip route add 203.0.113.0/24 via " + n1Addr)
+	n.route("n1", f.podNets["n2"], "n2")
+	n.route("n2", f.podNets["n1"], "n1")
+	n.route("client", f.vips, "n1")
 	return n
 }
 
-func (n *network) join(owner, bridge, name, addr string) {
+func (n *network) route(host, dst, via string) {
+	n.hosts[host].sh(n.ip + " route add " + dst + " via " + n.addrs[via])
+}
+
+func (n *network) join(owner, bridge, name, bits string) {
+	const plain = " gso_max_segs 1"
 	n.hosts[owner].sh(fmt.Sprintf("ip link add to-%s type veth peer name eth0 netns /proc/self/fd/3; "+
-		"ip link set to-%s master %s up", name, name, bridge), n.hosts[name])
-	n.hosts[name].sh("ip address add " + addr + " dev eth0; ip link set eth0 up")
+		"ip link set to-%s master %s up"+plain, name, name, bridge), n.hosts[name])
+	n.hosts[name].sh(fmt.Sprintf("ip link set eth0 up"+plain+"; %s address add %s%s dev eth0", n.ip, n.addrs[name], bits))
 }
 
 // host is a namespace.
@@ -128,8 +171,8 @@ func (h *host) echo(port string) {
 	var udp net.PacketConn
 	var err1, err2 error
 	h.in(func() {
-		tcp, err1 = net.Listen("tcp4", ":"+port)
-		udp, err2 = net.ListenPacket("udp4", ":"+port)
+		tcp, err1 = net.Listen("tcp", ":"+port)
+		udp, err2 = net.ListenPacket("udp", ":"+port)
 	})
 	if err := errors.Join(err1, err2); err != nil {
 		h.t.Fatal(err)
@@ -166,7 +209,7 @@ func (h *host) greeting(from net.Addr) string {
 	return h.name + " sees " + from.(interface{ AddrPort() netip.AddrPort }).AddrPort().Addr().Unmap().String() + "\n"
 }
 
-func (h *host) dial(network string) (conn net.Conn, err error) {
+func (h *host) dial(network, vip string) (conn net.Conn, err error) {
 	h.in(func() {
 		conn, err = (&net.Dialer{Timeout: 2 * time.Second}).Dial(network, net.JoinHostPort(vip, servicePort))
 	})
@@ -175,8 +218,8 @@ func (h *host) dial(network string) (conn net.Conn, err error) {
 
 // stream sends size bytes over TCP and reads them back. It returns the
 // greeting, or why that failed.
-func (h *host) stream(size int) string {
-	conn, err := h.dial("tcp4")
+func (h *host) stream(vip string, size int) string {
+	conn, err := h.dial("tcp", vip)
 	if err != nil {
 		return "no connection"
 	}
@@ -197,8 +240,8 @@ func (h *host) stream(size int) string {
 
 // datagram sends size bytes over UDP until they come back, at most 5 times: the
 // first may only tell the sender the MTU of the path.
-func (h *host) datagram(size int) string {
-	conn, err := h.dial("udp4")
+func (h *host) datagram(vip string, size int) string {
+	conn, err := h.dial("udp", vip)
 	if err != nil {
 		return err.Error()
 	}
