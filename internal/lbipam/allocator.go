@@ -76,13 +76,13 @@ func relevant(s *cluster.Service) bool {
 // older orders Services: those that were created first, and of those of one
 // second the one whose name is first.
 func older(a, b *cluster.Service) int {
-	if c := created(a).Compare(created(b)); c != 0 {
+	if c := createdAt(a).Compare(createdAt(b)); c != 0 {
 		return c
 	}
 	return strings.Compare(a.Key.String(), b.Key.String())
 }
 
-func created(s *cluster.Service) time.Time {
+func createdAt(s *cluster.Service) time.Time {
 	if s.LoadBalancer == nil {
 		return time.Time{}
 	}
