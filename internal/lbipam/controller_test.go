@@ -302,6 +302,24 @@ func TestHandover(t *testing.T) {
 	})
 }
 
+// What changes while a new leader reads the Services is not undone by what it
+// has read.
+func TestChangesWhileTheServicesAreRead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.put(lb("gone", shows("192.0.2.1")), lb("becomes", clusterIP, external("192.0.2.2")), lb("stops", shows("192.0.2.3")))
+		w.set(func(w *world) { w.slow = time.Second })
+		a := w.start("one", "192.0.2.0/29")
+		w.remove("gone")
+		w.put(lb("becomes"), lb("stops", clusterIP), lb("new"))
+		w.set(func(w *world) { w.slow = 0 })
+		time.Sleep(time.Minute)
+		w.wants("becomes 192.0.2.2\nnew 192.0.2.4\nstops\n")
+		if s := a.Status(); s.Addresses != 2 || s.Services != 2 || len(s.Pending) != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // What cannot be written is kept and tried again, and said once.
 func TestAPIServerRefuses(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

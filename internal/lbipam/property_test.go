@@ -167,6 +167,14 @@ func (m *machine) checkSettled(t *rapid.T) {
 		}
 	}
 	m.checkRestart(t)
+	for key := range m.services {
+		delete(m.services, key)
+		m.alloc.remove(key)
+	}
+	m.settle()
+	if a := m.alloc; len(a.holders) > 0 || len(a.uses) > 0 || len(a.waiting) > 0 || len(a.fresh) > 0 {
+		t.Fatalf("remembered of nothing: %d Services, %d addresses, %d that wait", len(a.holders), len(a.uses), len(a.waiting))
+	}
 }
 
 func (m *machine) checkRestart(t *rapid.T) {
@@ -210,6 +218,13 @@ func TestLowestFreeIsNotSearchedFor(t *testing.T) {
 			t.Fatalf("the lowest free is %s, not %s", got, a)
 		}
 		used[a] = true
+	}
+	for range 1000 {
+		p.free(netip.MustParseAddr("10.0.0.9"))
+		p.free(netip.MustParseAddr("10.200.0.9"))
+	}
+	if len(p.freed) > 257 { // what was given again goes when it is looked at
+		t.Errorf("%d freed addresses are remembered", len(p.freed))
 	}
 	if looked > 3*51000 {
 		t.Errorf("looked at %d addresses to give 51000", looked)

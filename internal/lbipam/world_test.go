@@ -100,7 +100,7 @@ type world struct {
 	hidden   map[cluster.Key]bool // no longer in the feeds
 	writes   []string
 	fail     error
-	slow     time.Duration // what a write takes
+	slow     time.Duration // what a write takes, and a list until it is handed over
 }
 
 // agent is one node's.
@@ -198,16 +198,15 @@ func (a *agent) Lead(ctx context.Context, lease cluster.Key, identity string, le
 // ListServices implements API.
 func (a *agent) ListServices(_ context.Context, each func(*cluster.Service)) error {
 	a.w.mu.Lock()
-	defer a.w.mu.Unlock()
-	if a.w.fail != nil {
-		return a.w.fail
-	}
-	for key, s := range a.w.services {
-		if !a.w.hidden[key] {
+	list, hidden, err, slow := maps.Clone(a.w.services), maps.Clone(a.w.hidden), a.w.fail, a.w.slow
+	a.w.mu.Unlock()
+	time.Sleep(slow)
+	for key, s := range list {
+		if !hidden[key] && err == nil {
 			each(s)
 		}
 	}
-	return nil
+	return err
 }
 
 // SetLoadBalancerIPs implements API.
