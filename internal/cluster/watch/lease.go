@@ -78,7 +78,7 @@ func (e *election) acquire(ctx context.Context) bool {
 		if err == nil {
 			// Those who wait for another holder look when half of its time is
 			// over: there may be thousands of them.
-			pause = max(pause, e.remaining()/2)
+			pause = max(pause, min(e.remaining(), leaseDuration)/2)
 		}
 		if !pauseFor(ctx, pause/2+rand.N(pause)) {
 			return false
