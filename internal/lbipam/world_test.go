@@ -231,7 +231,10 @@ func (a *agent) ClearLoadBalancerIPs(_ context.Context, m *cluster.Meta, shown n
 }
 
 func (a *agent) write(m *cluster.Meta, change func(*cluster.Service) error) error {
-	time.Sleep(a.w.slow)
+	a.w.mu.Lock()
+	slow := a.w.slow
+	a.w.mu.Unlock()
+	time.Sleep(slow)
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
 	old := a.w.services[m.Key]
