@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -138,24 +137,6 @@ func describeService(s *cluster.Service) string {
 	if s.Annotations != nil {
 		text += fmt.Sprintln("annotations", s.Annotations)
 	}
-	if s.LoadBalancer != nil {
-		text += describeLoadBalancer(s.LoadBalancer)
-	}
-	return text
-}
-
-func describeLoadBalancer(l *cluster.LoadBalancer) string {
-	text := fmt.Sprintf("asks for load balancer %v class %q\n", l.Wanted, l.Class) +
-		list("families", l.Families) + list("requested", l.Requested) + list("ingress", l.Ingress)
-	if !l.Created.IsZero() {
-		text += fmt.Sprintln("created", l.Created.UTC().Format(time.RFC3339))
-	}
-	if l.AllFamilies {
-		text += "all families\n"
-	}
-	if l.AnyFamily {
-		text += "any family\n"
-	}
 	return text
 }
 
@@ -196,57 +177,6 @@ internal local
 external local
 affinity 3h0m0s
 annotations map[kube-router.io/service.scheduler:lc]
-asks for load balancer true class ""
-families IPv4
-ingress 198.51.100.1 198.51.100.2 198.51.100.3 invalid IP
-`},
-		{"load balancer by class, with a request for each family", `
-metadata:
-  namespace: default
-  name: lb
-  creationTimestamp: "2026-01-02T03:04:05Z"
-  annotations: {kube-router.io/service.loadbalancerip: "2001:db8::1, 192.0.2.1"}
-spec:
-  type: LoadBalancer
-  loadBalancerClass: kube-router
-  loadBalancerIP: 192.0.2.9
-  ipFamilyPolicy: RequireDualStack
-  ipFamilies: [IPv6, IPv4]`, `
-default/lb
-annotations map[kube-router.io/service.loadbalancerip:2001:db8::1, 192.0.2.1]
-asks for load balancer true class "kube-router"
-families IPv6 IPv4
-requested 2001:db8::1 192.0.2.1
-created 2026-01-02T03:04:05Z
-all families
-`},
-		{"load balancer with a request in its spec", `
-metadata: {namespace: default, name: lb}
-spec: {type: LoadBalancer, loadBalancerIP: 192.0.2.9, ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv4, IPv6]}`, `
-default/lb
-asks for load balancer true class ""
-families IPv4 IPv6
-requested 192.0.2.9
-any family
-`},
-		{"load balancer with requests that are none", `
-metadata: {namespace: default, name: lb, annotations: {kube-router.io/service.loadbalancerip: "192.0.2.1,,x"}}
-spec: {type: LoadBalancer, clusterIPs: ["fd00:96::a", 10.96.0.1]}`, `
-default/lb
-cluster fd00:96::a 10.96.0.1
-annotations map[kube-router.io/service.loadbalancerip:192.0.2.1,,x]
-asks for load balancer true class ""
-families IPv6 IPv4
-requested 192.0.2.1
-! annotation kube-router.io/service.loadbalancerip[1]: "" is not an IP address; it is left out
-! annotation kube-router.io/service.loadbalancerip[2]: "x" is not an IP address; it is left out
-`},
-		{"load balancer with a reserved request", `
-metadata: {namespace: default, name: lb}
-spec: {type: LoadBalancer, loadBalancerIP: 127.0.0.1}`, `
-default/lb
-asks for load balancer true class ""
-! spec.loadBalancerIP: 127.0.0.1 is reserved (loopback, link-local, multicast or unspecified); it is left out
 `},
 		{"load balancer for some, with a health check", `
 metadata: {namespace: default, name: lb}
@@ -286,7 +216,7 @@ spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, sessionAffinityConfig: {
 metadata: {namespace: a, name: b}
 spec: {type: ClusterIP, clusterIP: 10.96.0.1, ports: [{port: 80, nodePort: 30080}]}
 status: {loadBalancer: {ingress: [{ip: 198.51.100.1}]}}`,
-			"a/b\ncluster 10.96.0.1\nport \"\" 80/tcp\nasks for load balancer false class \"\"\ningress 198.51.100.1\n"},
+			"a/b\ncluster 10.96.0.1\nport \"\" 80/tcp\n"},
 		{"this proxy's by label", `
 metadata: {namespace: a, name: b, labels: {service.kubernetes.io/service-proxy-name: kube-router}}
 spec: {clusterIP: 10.96.0.1}`, "a/b\ncluster 10.96.0.1\n"},
