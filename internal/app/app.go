@@ -22,9 +22,10 @@ import (
 
 // The names of the controllers in logs, health and metrics.
 const (
-	routesName   = "routes"
-	servicesName = "services"
-	policyName   = "policy"
+	routesName       = "routes"
+	servicesName     = "services"
+	policyName       = "policy"
+	loadBalancerName = "loadbalancer"
 )
 
 // stopTime bounds the end of the agent after SIGTERM. What is programmed
@@ -121,7 +122,7 @@ func (a *agent) wait(work *sync.WaitGroup) {
 // enabled names the controllers that are to run, sorted.
 func enabled(cfg config.Config) []string {
 	var names []string
-	for name, on := range map[string]bool{routesName: cfg.RunRouter, servicesName: cfg.RunServiceProxy, policyName: cfg.RunFirewall} {
+	for name, on := range map[string]bool{routesName: cfg.RunRouter, servicesName: cfg.RunServiceProxy, policyName: cfg.RunFirewall, loadBalancerName: cfg.RunLoadBalancer} {
 		if on {
 			names = append(names, name)
 		}

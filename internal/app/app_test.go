@@ -44,8 +44,9 @@ func TestWatchesFollowTheControllers(t *testing.T) {
 	for flags, want := range map[string]string{
 		none + "--run-router":        "nodes",
 		none + "--run-service-proxy": "nodes services endpointslices",
-		none + "--run-firewall":      "pods namespaces networkpolicies",
-		"":                           "nodes services endpointslices pods namespaces networkpolicies",
+		none + "--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/24": "services",
+		none + "--run-firewall": "pods namespaces networkpolicies",
+		"":                      "nodes services endpointslices pods namespaces networkpolicies",
 	} {
 		a := newAgent(t, strings.Fields(flags)...)
 		client, err := a.openClient()

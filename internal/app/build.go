@@ -8,13 +8,14 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/lbipam"
 	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/routes"
 	"github.com/kube-router/kube-router/internal/services"
 )
 
-// controller is what the app needs of each of the three.
+// controller is what the app needs of each of them.
 type controller interface {
 	// Run programs the kernel and follows the cluster until ctx ends.
 	Run(ctx context.Context) error
@@ -48,6 +49,9 @@ func (a *agent) build(d drivers, client *watch.Client) {
 	}
 	if a.cfg.RunFirewall {
 		a.parts = append(a.parts, a.policy(d))
+	}
+	if a.cfg.RunLoadBalancer {
+		a.parts = append(a.parts, a.loadBalancer(client))
 	}
 }
 
@@ -122,4 +126,14 @@ func (a *agent) policy(d drivers) part {
 		return count
 	})
 	return part{policyName, c, func() []reconcile.Work { return c.Status().Pending }}
+}
+
+func (a *agent) loadBalancer(client *watch.Client) part {
+	cfg := a.cfg
+	c := lbipam.New(lbipam.Config{
+		Ranges: cfg.Services.LoadBalancerIPRanges, DefaultClass: cfg.LoadBalancer.DefaultClass,
+		Namespace: cfg.LoadBalancer.Namespace, Identity: cfg.LoadBalancer.Identity,
+		SyncPeriod: cfg.LoadBalancer.SyncPeriod, Synced: a.synced(loadBalancerName),
+	}, a.feeds, client, client.Events(), a.log)
+	return part{loadBalancerName, c, func() []reconcile.Work { return c.Status().Pending }}
 }

@@ -87,6 +87,30 @@ type Service struct {
 	HealthCheckNodePort uint16
 	// Annotations holds those of kube-router.io.
 	Annotations map[string]string
+	// LoadBalancer is nil for a Service that is not of type LoadBalancer and
+	// has nothing left of one in its status.
+	LoadBalancer *LoadBalancer
+}
+
+// LoadBalancer is what a Service asks of a load balancer's controller, and what
+// it was given.
+type LoadBalancer struct {
+	// Wanted says that the Service is of type LoadBalancer.
+	Wanted bool
+	// Class is spec.loadBalancerClass; empty is the cluster's default.
+	Class string
+	// Created orders the Services that ask for addresses.
+	Created time.Time
+	// Families are spec.ipFamilies, the first of them the preferred one.
+	// AllFamilies says that one without the other is of no use
+	// (RequireDualStack), AnyFamily that one alone will do (PreferDualStack).
+	Families               []inet.Family
+	AllFamilies, AnyFamily bool
+	// Requested are the addresses that the user asks for.
+	Requested []netip.Addr
+	// Ingress is status.loadBalancer.ingress, entry by entry. One without an
+	// address, that has a host name, is the zero Addr.
+	Ingress []netip.Addr
 }
 
 // ServicePort is one port of a Service. The target port is in the slices.

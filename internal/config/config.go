@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -24,6 +25,8 @@ var ErrHelp = errors.New("help requested")
 // The environment variables that Parse reads.
 const (
 	envNodeName = "NODE_NAME"
+	envPodName  = "POD_NAME"
+	envPodSpace = "POD_NAMESPACE"
 	envCNIFile  = "KUBE_ROUTER_CNI_CONF_FILE"
 )
 
@@ -31,13 +34,16 @@ const (
 // take the first file.
 const defaultCNIFile = "/etc/cni/net.d/10-kuberouter.conflist"
 
+// defaultNamespace is where the manifests put the agent.
+const defaultNamespace = "kube-system"
+
 // Config is what the agent is to do, complete and free of contradictions.
 type Config struct {
 	ShowVersion bool
 	// Verbosity above 0 asks for debug log lines.
 	Verbosity int
 
-	RunRouter, RunServiceProxy, RunFirewall bool
+	RunRouter, RunServiceProxy, RunFirewall, RunLoadBalancer bool
 
 	// Kubeconfig is empty where the agent takes the Pod's service account,
 	// Master where the address of the API server is not overridden.
@@ -51,9 +57,10 @@ type Config struct {
 	// where nothing listens.
 	HealthAddress, MetricsAddress string
 
-	BGP      BGP
-	CNI      CNI
-	Services Services
+	BGP          BGP
+	CNI          CNI
+	Services     Services
+	LoadBalancer LoadBalancer
 
 	// IPTablesSyncPeriod, IPVSSyncPeriod and RoutesSyncPeriod are how often
 	// each controller reads the kernel back and repairs what drifted.
@@ -122,6 +129,18 @@ type Services struct {
 	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
 }
 
+// LoadBalancer is the configuration of the controller that gives Services their
+// load balancer IPs.
+type LoadBalancer struct {
+	// DefaultClass says that Services without a class are served as well.
+	DefaultClass bool
+	// SyncPeriod is how often all Services are looked at again.
+	SyncPeriod time.Duration
+	// Namespace is where the lease of the leader is, Identity the name of this
+	// agent in it.
+	Namespace, Identity string
+}
+
 // PortRange is an inclusive range of ports.
 type PortRange struct{ First, Last uint16 }
 
@@ -181,7 +200,7 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	if f.graceful {
 		c.Services.GracePeriod = f.gracePeriod
 	}
-	for _, check := range []func(*Config) error{checkControllers, checkFamilies, checkRanges, f.checkPorts} {
+	for _, check := range []func(*Config) error{checkControllers, checkFamilies, checkRanges, checkLoadBalancer, f.checkPorts} {
 		if err := check(c); err != nil {
 			return err
 		}
@@ -189,7 +208,12 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	if err := setCNIFile(c, env(envCNIFile)); err != nil {
 		return err
 	}
-	return f.setNodeName(c, env(envNodeName))
+	if err := f.setNodeName(c, env(envNodeName)); err != nil {
+		return err
+	}
+	c.LoadBalancer.Identity = cmp.Or(env(envPodName), c.NodeName)
+	c.LoadBalancer.Namespace = cmp.Or(env(envPodSpace), defaultNamespace)
+	return nil
 }
 
 // withoutEffect are the flags that are accepted for the sake of clusters that
@@ -208,7 +232,7 @@ func listenAddress(addr string, port uint16) string {
 }
 
 func checkControllers(c *Config) error {
-	if !c.RunRouter && !c.RunServiceProxy && !c.RunFirewall {
+	if !c.RunRouter && !c.RunServiceProxy && !c.RunFirewall && !c.RunLoadBalancer {
 		return errors.New("--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true")
 	}
 	return nil
@@ -225,6 +249,13 @@ func checkRanges(c *Config) error {
 	ranges := c.Services.ClusterIPRanges
 	if len(ranges) == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4() {
 		return fmt.Errorf("--service-cluster-ip-range=%s,%s: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each", ranges[0], ranges[1])
+	}
+	return nil
+}
+
+func checkLoadBalancer(c *Config) error {
+	if c.RunLoadBalancer && len(c.Services.LoadBalancerIPRanges) == 0 {
+		return errors.New("--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24")
 	}
 	return nil
 }

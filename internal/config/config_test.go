@@ -38,6 +38,9 @@ func defaults() Config {
 			Scheduler:       "rr",
 			Guard:           true,
 		},
+		LoadBalancer: LoadBalancer{
+			DefaultClass: true, SyncPeriod: time.Minute, Namespace: "kube-system", Identity: "node-1",
+		},
 		IPTablesSyncPeriod: 5 * time.Minute, IPVSSyncPeriod: 5 * time.Minute, RoutesSyncPeriod: 5 * time.Minute,
 	}
 }
@@ -61,7 +64,9 @@ func TestParse(t *testing.T) {
 		{"--hairpin-mode", func(c *Config) { c.Services.HairpinMode = true }},
 		{"--kubeconfig /etc/kube --master=https://10.0.0.1:6443",
 			func(c *Config) { c.Kubeconfig, c.Master = "/etc/kube", "https://10.0.0.1:6443" }},
-		{"--hostname-override=Worker-7.example.com", func(c *Config) { c.NodeName = "worker-7.example.com" }},
+		{"--hostname-override=Worker-7.example.com", func(c *Config) {
+			c.NodeName, c.LoadBalancer.Identity = "worker-7.example.com", "worker-7.example.com"
+		}},
 		{"--cluster-asn=4200000000", func(c *Config) { c.BGP.ASN = 4200000000 }},
 		{"--cluster-asn=65534", func(c *Config) { c.BGP.ASN = 65534 }},
 		{"--nodes-full-mesh=false --bgp-port=1179 --gobgp-admin-port=0", func(c *Config) {
@@ -101,6 +106,15 @@ func TestParse(t *testing.T) {
 		{"--service-node-port-range=20000:20999", func(c *Config) { c.Services.NodePorts = PortRange{20000, 20999} }},
 		{"--iptables-sync-period=1m --ipvs-sync-period=90s --routes-sync-period=1h", func(c *Config) {
 			c.IPTablesSyncPeriod, c.IPVSSyncPeriod, c.RoutesSyncPeriod = time.Minute, 90*time.Second, time.Hour
+		}},
+		{"--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/24,2001:db8::/64,198.51.100.7/32", func(c *Config) {
+			c.RunLoadBalancer = true
+			c.Services.LoadBalancerIPRanges = []netip.Prefix{
+				netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("198.51.100.7/32"),
+			}
+		}},
+		{"--loadbalancer-default-class=false --loadbalancer-sync-period=30s ", func(c *Config) {
+			c.LoadBalancer.DefaultClass, c.LoadBalancer.SyncPeriod = false, 30*time.Second
 		}},
 		{"--masquerade-all -v=2", func(c *Config) { c.Services.MasqueradeAll, c.Verbosity = true, 2 }},
 		{"--v 3", func(c *Config) { c.Verbosity = 3 }},
@@ -156,6 +170,7 @@ func TestParseRefuses(t *testing.T) {
 		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":      "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
 		"--loadbalancer-ip-range=10.0.0.1":                                  `--loadbalancer-ip-range=10.0.0.1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--ipvs-graceful-period=0s":                                         "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
+		"--run-loadbalancer":                                                "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
 		"--enable-ipv4=false":                                               "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
 		"--run-router=false --run-firewall=false --run-service-proxy=false": "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
 		"--hostname-override=node_1":                                        "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
@@ -182,6 +197,10 @@ func TestEnvironment(t *testing.T) {
 	c, err := Parse(nil, env(map[string]string{"NODE_NAME": " Node-2 ", "KUBE_ROUTER_CNI_CONF_FILE": "/etc/cni/net.d/05-x.conflist"}))
 	if err != nil || c.NodeName != "node-2" || c.CNI.File != "/etc/cni/net.d/05-x.conflist" {
 		t.Errorf("got node %q, CNI file %q, error %v", c.NodeName, c.CNI.File, err)
+	}
+	c, err = Parse(nil, env(map[string]string{"NODE_NAME": "n", "POD_NAME": "kube-router-x7k2p", "POD_NAMESPACE": "network"}))
+	if err != nil || c.LoadBalancer.Identity != "kube-router-x7k2p" || c.LoadBalancer.Namespace != "network" {
+		t.Errorf("got identity %q in %q, error %v", c.LoadBalancer.Identity, c.LoadBalancer.Namespace, err)
 	}
 	if c, err := Parse([]string{"--hostname-override=flag"}, onNode1); err != nil || c.NodeName != "flag" {
 		t.Errorf("the flag does not win over NODE_NAME: %q, %v", c.NodeName, err)

@@ -75,6 +75,8 @@ func (f *flags) defineControllers(c *Config) {
 		"Run the services controller: IPVS virtual servers for Services, in place of kube-proxy.")
 	addBool(f, &c.RunFirewall, "run-firewall", true,
 		"Run the policy controller: enforce NetworkPolicies with iptables and ipset.")
+	addBool(f, &c.RunLoadBalancer, "run-loadbalancer", false,
+		"Run the loadbalancer controller: give Services of type LoadBalancer addresses of --loadbalancer-ip-range.")
 }
 
 func (f *flags) defineCluster(c *Config) {
@@ -133,6 +135,8 @@ func (f *flags) defineAddresses(c *Config) {
 		"Ranges that external IPs of Services must be in.")
 	add(f, &c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, prefixes(32),
 		"Ranges that load balancer IPs of Services must be in; --run-loadbalancer gives them out.")
+	addBool(f, &c.LoadBalancer.DefaultClass, "loadbalancer-default-class", true,
+		"Give addresses also to Services that have no loadBalancerClass, or the class 'default'. Those of the class 'kube-router' always get one.")
 	addBool(f, &f.strictIPs, "strict-external-ip-validation", true,
 		"Refuse external and load balancer IPs outside of their ranges. Without it, whoever may write a Service may take any address (CVE-2020-8554).")
 	addBool(f, &c.Services.NodePortsEverywhere, "nodeport-bindon-all-ip", false,
@@ -169,6 +173,8 @@ func (f *flags) defineSync(c *Config) {
 	add(f, &c.IPTablesSyncPeriod, "iptables-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "iptables rules and ipsets"))
 	add(f, &c.IPVSSyncPeriod, "ipvs-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "IPVS virtual servers"))
 	add(f, &c.RoutesSyncPeriod, "routes-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "routes"))
+	add(f, &c.LoadBalancer.SyncPeriod, "loadbalancer-sync-period", time.Minute, period(time.Second),
+		"How often to look at all Services of type LoadBalancer again. Changes of the cluster do not wait for it.")
 }
 
 func (f *flags) defineServers() {

@@ -1,7 +1,7 @@
 // Package watch fills the cluster's feeds from the Kubernetes API server and
 // posts Events to it. It is the only package that knows client-go.
 //
-// It uses the parts of client-go that are cheap: a REST client that knows six
+// It uses the parts of client-go that are cheap: a REST client that knows eight
 // kinds, protobuf on the wire, and one reflector for each feed that somebody
 // subscribed to. An object of the API lives only until it is converted.
 package watch

@@ -36,6 +36,7 @@ func serviceFrom(s *corev1.Service) (cluster.Key, *cluster.Service) {
 		ExternalLocal:   s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		AffinityTimeout: affinityTimeout(&s.Spec, &p),
 		Annotations:     withPrefix(s.Annotations, annotationPrefix),
+		LoadBalancer:    loadBalancer(s, &p),
 	}
 	service.Restricted, service.SourceRanges = sourceRanges(s, &p)
 	service.HealthCheckNodePort = healthCheckNodePort(&s.Spec, &p)
