@@ -174,6 +174,12 @@ func run(t *testing.T, fn func(n *node)) {
 	})
 }
 
+// pass lets time pass, of the test's own clock, and what is due then happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestAnswers(t *testing.T) {
 	run(t, func(n *node) {
 		n.set("web", 30100, 2)
@@ -241,6 +247,19 @@ func TestListenersFollow(t *testing.T) {
 	})
 }
 
+// A port is free as soon as Set returns, for whoever wants it next, even where
+// its server has hardly begun.
+func TestPortIsFreeAtOnce(t *testing.T) {
+	run(t, func(n *node) {
+		for range 100 {
+			n.set("web", 30100, 1)
+			n.remove("web")
+			n.want(30100, "refused")
+		}
+		n.wantEvents()
+	})
+}
+
 // Two Services swap their ports in one change.
 func TestSwap(t *testing.T) {
 	run(t, func(n *node) {
@@ -262,10 +281,10 @@ func TestPortIsTaken(t *testing.T) {
 		}
 		n.set("web", 30100, 1)
 		n.set("web", 30100, 2)
-		time.Sleep(5 * retryPeriod) // of the bubble's time
+		pass(5 * retryPeriod)
 		n.wantEvents("Service shop/web HealthCheckNodePort: cannot listen on the healthCheckNodePort 30100, so load balancers take this node for one without endpoints: listen tcp :30100: address already in use")
 		other.Close()
-		time.Sleep(retryPeriod)
+		pass(retryPeriod)
 		n.want(30100, body(200, "web", 2, true))
 		n.wantEvents()
 		want := `level=WARN msg="health check port of a Service is not served" service=shop/web port=30100 err="cannot listen on the healthCheckNodePort 30100, so load balancers take this node for one without endpoints: listen tcp :30100: address already in use"
@@ -286,8 +305,13 @@ func TestPortIsTakenAndTheServiceGoes(t *testing.T) {
 		}
 		n.set("web", 30100, 1)
 		n.remove("web")
+		n.set("web", 30100, 1)
+		n.remove("web")
+		if len(n.events) != 2 {
+			t.Errorf("events %q, want one for each time the Service came", n.events)
+		}
 		other.Close()
-		time.Sleep(2 * retryPeriod)
+		pass(2 * retryPeriod)
 		n.want(30100, "refused")
 	})
 }
@@ -352,7 +376,7 @@ func TestListenerFails(t *testing.T) {
 		listener.Close()
 		synctest.Wait()
 		n.want(30100, "refused")
-		time.Sleep(retryPeriod)
+		pass(retryPeriod)
 		n.want(30100, body(200, "web", 1, true))
 	})
 }
@@ -377,7 +401,7 @@ func TestClose(t *testing.T) {
 		}
 		other.Close()
 		n.set("web", 30102, 1)
-		time.Sleep(2 * retryPeriod)
+		pass(2 * retryPeriod)
 		for _, port := range []uint16{30100, 30101, 30102} {
 			n.want(port, "refused")
 		}

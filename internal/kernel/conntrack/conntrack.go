@@ -1,5 +1,42 @@
 // Package conntrack deletes connection tracking entries of flows that went to
-// an endpoint which is gone, and of no others.
+// an endpoint which is gone, and of no others. UDP needs that, and SCTP where
+// asked: a client that keeps sending from one port renews its entry for ever.
+//
+// # What IPVS does by itself
+//
+// With net.ipv4.vs.conntrack=1 a masqueraded flow's entry looks like one of
+// NAT: the original destination is the virtual server, the source of the reply
+// is the real server (ip_vs_update_conntrack, net/netfilter/ipvs/ip_vs_nfct.c):
+//
+//	udp src=10.0.1.2 dst=10.96.0.10 sport=4000 dport=53 src=10.244.1.2 dst=10.0.1.2 sport=5353 dport=4000
+//
+// What decides where the packets go is the connection of IPVS (ipvsadm -Lnc),
+// not this entry, and both last as long as the client sends. Deleting the entry
+// alone moves nobody. With net.ipv4.vs.expire_nodest_conn=1, which the proxy
+// sets, IPVS ends the connections of a real server when that is removed
+// (ip_vs_expire_nodest_conn_flush, since Linux 5.9; before, on the client's
+// next packet, which is lost), and a connection that ends takes its entry with
+// it (ip_vs_conn_drop_conntrack). The next packet is scheduled anew. A real
+// server of weight 0 keeps its connections: they end when it is removed.
+//
+// # What is left for Delete
+//
+// Entries that no connection of IPVS stands behind:
+//
+//   - Those of another proxy that served before, by DNAT: connection tracking
+//     translates their packets before IPVS sees them, to endpoints that have
+//     gone since.
+//   - Those of packets that reached nobody, because the Service, its address or
+//     its virtual server was not there yet and the packets were routed onwards.
+//     They are untranslated: the source of the reply is the virtual server
+//     (Flow with the zero Endpoint). IPVS does not alter an entry that is
+//     confirmed, so the reply counts as a flow of its own; where the table nat
+//     is in use, as on every node, the clash of the two is resolved by giving the
+//     reply some other source port, and the client drops it. What a virtual
+//     server without real servers refuses makes no entry.
+//
+// Flows of direct routing and tunnelling are untranslated too, rightly so: a
+// caller does not ask for those of such a virtual server.
 package conntrack
 
 import (

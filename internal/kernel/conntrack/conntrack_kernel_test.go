@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,29 +43,6 @@ func insert(e Entry) error {
 		return fmt.Errorf("conntrack %q: %w\n%s", args, err, out)
 	}
 	return nil
-}
-
-// listed is the output of conntrack -L of both families, without what an Entry
-// does not have.
-func listed(t testing.TB) string {
-	t.Helper()
-	var lines []string
-	for _, family := range []string{"ipv4", "ipv6"} {
-		for line := range strings.Lines(nstest.Run(t, "conntrack", "-L", "-f", family)) {
-			fields := strings.Fields(line)
-			kept := fields[:1]
-			for _, field := range fields {
-				if name, _, _ := strings.Cut(field, "="); slices.Contains([]string{"src", "dst", "sport", "dport"}, name) {
-					kept = append(kept, field)
-				}
-			}
-			if len(kept) > 1 {
-				lines = append(lines, strings.Join(kept, " ")+"\n")
-			}
-		}
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "")
 }
 
 // The kernel picks the protocol, so that a node with many TCP connections does
