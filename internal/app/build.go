@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
+	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/module"
@@ -97,6 +98,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName),
 	}, a.feeds, services.Drivers{
 		OpenIPVS: openIPVS, Routes: d.routes, Links: d.links, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
+		Flows: d.flows, Health: healthcheck.New(a.log, client.Events(), cfg.Families()),
 	}, client.Events(), a.log)
 	a.metrics.AddIPVSConnections(ipvs.Connections)
 	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/link"
@@ -22,6 +23,7 @@ type drivers struct {
 	routes route.Interface
 	links  link.Interface
 	sysctl sysctl.Interface
+	flows  conntrack.Interface
 }
 
 // retryEvery is how often something that the agent needs and that is not there
@@ -63,11 +65,12 @@ func openDrivers(ctx context.Context, families []inet.Family, log *slog.Logger) 
 		}
 		d.rules[family] = iptables.NewRuleset(tables, family, log)
 	}
-	var setsErr, routesErr, linksErr error
+	var setsErr, routesErr, linksErr, flowsErr error
 	d.sets, setsErr = ipset.Open()
 	d.routes, routesErr = route.Open()
 	d.links, linksErr = link.Open()
-	if err := errors.Join(setsErr, routesErr, linksErr); err != nil {
+	d.flows, flowsErr = conntrack.Open()
+	if err := errors.Join(setsErr, routesErr, linksErr, flowsErr); err != nil {
 		return d, fmt.Errorf("netlink: %w", err)
 	}
 	log.Info("kernel drivers are open", "iptables", variant)

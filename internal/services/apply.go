@@ -97,13 +97,16 @@ func (b *batch) take(k cluster.Key) {
 		b.touched[k] = touched
 	}
 	var want *desired
-	if service, slices := b.state.get(k); service != nil {
+	service, slices := b.state.get(k)
+	if service != nil {
 		var problems []problem
 		want, problems = b.compiler.compile(service, slices, b.me)
 		for _, p := range problems {
 			b.events.Warn(p.kind, p.object, p.reason, p.message)
 		}
 	}
+	b.noteFlows(staleFlows(b.plan.services[k], want))
+	b.tellHealth(k, service, want)
 	b.plan.set(k, want, touched)
 	merge(b.resources.virtuals, touched.virtuals)
 	merge(b.resources.vips, touched.vips)

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
@@ -91,6 +93,15 @@ type Drivers struct {
 	Rules   map[inet.Family]*iptables.Ruleset
 	Sysctl  sysctl.Interface
 	Modules func(names ...string) error // module.Load
+	Flows   conntrack.Interface
+	// Health answers load balancers that ask for endpoints of this node.
+	Health HealthServer
+}
+
+// HealthServer is healthcheck.Servers.
+type HealthServer interface {
+	Set(map[cluster.Key]*healthcheck.Check)
+	Healthy(bool)
 }
 
 // step is one of the things that the controller keeps right. They are worked
@@ -104,6 +115,7 @@ const (
 	stepRules                // iptables
 	stepIPVS                 // open IPVS, read it and the local routes back
 	stepService              // one Service
+	stepFlows                // delete the tracking of flows that lead nowhere
 	stepSweep                // remove what a former run left
 	stepReap                 // remove real servers whose connections have ended
 	stepRepair               // read the local routes back and repair
@@ -112,7 +124,7 @@ const (
 )
 
 var stepNames = [steps]string{
-	"platform", "node", "ipsets", "iptables", "ipvs", "service", "sweep", "drain", "repair", "resync",
+	"platform", "node", "ipsets", "iptables", "ipvs", "service", "conntrack", "sweep", "drain", "repair", "resync",
 }
 
 // key is a dirty step; service belongs to stepService.
@@ -159,6 +171,7 @@ type Controller struct {
 	mtu         int                        // of the link with this node's address, in bytes
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched     map[cluster.Key]*resources
+	stale       map[conntrack.Flow]struct{} // to be deleted
 	complaint   reconcile.Complaints
 	// ruleChanges are the chains and jumps that were changed.
 	ruleChanges uint64
@@ -186,6 +199,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		marks: newMarks(), mtu: defaultMTU,
 		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*resources{},
+		stale:     map[conntrack.Flow]struct{}{},
 		complaint: reconcile.Complaints{},
 	}
 	feeds.Services.Subscribe(func(change cluster.Change[cluster.Service]) {
@@ -324,6 +338,8 @@ func (c *Controller) do(ctx context.Context, s step) error {
 		return c.applyRules(ctx)
 	case stepIPVS:
 		return c.openIPVS()
+	case stepFlows:
+		return c.dropFlows()
 	case stepSweep:
 		return c.sweep()
 	case stepReap:

@@ -19,7 +19,9 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
@@ -341,7 +343,7 @@ func (n *network) startOn(node string, config Config, feeds func(*cluster.Feeds)
 	config.ServiceRanges, config.NodePorts = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, PortRange{30000, 32767}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	var drivers Drivers
-	var errs [4]error
+	var errs [5]error
 	n1.in(func() {
 		var rules *iptables.Kernel
 		rules, errs[0] = iptables.Open(t.Context(), inet.IPv4, iptables.Legacy)
@@ -349,11 +351,15 @@ func (n *network) startOn(node string, config Config, feeds func(*cluster.Feeds)
 		drivers.Routes, errs[1] = route.Open()
 		drivers.Sets, errs[2] = ipset.Open()
 		drivers.Links, errs[3] = link.Open()
+		drivers.Flows, errs[4] = conntrack.Open()
 	})
 	for _, err := range errs {
 		n1.must(err)
 	}
 	drivers.OpenIPVS = func() (ipvs.Interface, error) { return ipvs.Open() }
+	health := healthcheck.New(log, &warnings{}, config.Families)
+	t.Cleanup(health.Close)
+	drivers.Health = health
 	drivers.Sysctl, drivers.Modules = sysctl.New(""), module.Load
 	f := cluster.NewFeeds()
 	c := New(config, f, drivers, &warnings{}, log)

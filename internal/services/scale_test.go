@@ -7,10 +7,13 @@ import (
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
@@ -33,6 +36,7 @@ func filled(b *testing.B, n int) (*Controller, *cluster.Feeds) {
 	c := New(config4(), feeds, Drivers{
 		OpenIPVS: func() (ipvs.Interface, error) { return ipvs.NewFake(), nil },
 		Routes:   route.NewFake(), Sets: ipset.NewFake(), Sysctl: sysctl.NewFake(nil),
+		Flows: conntrack.NewFake(), Health: &checks{of: map[cluster.Key]healthcheck.Check{}}, Links: link.NewFake(),
 		Rules:   map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(iptables.NewFake(), inet.IPv4, slog.New(slog.DiscardHandler))},
 		Modules: func(...string) error { return nil },
 	}, &warnings{}, slog.New(slog.DiscardHandler))

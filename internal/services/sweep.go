@@ -60,6 +60,7 @@ func (c *Controller) tellReady() {
 	default:
 		c.log.Info("services: all programmed", "services", len(c.plan.services), "virtualServers", c.servers.Len(),
 			"realServers", c.plan.reals, "took", time.Since(c.started).Round(time.Millisecond))
+		c.drivers.Health.Healthy(true)
 		close(c.ready)
 	}
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
@@ -28,6 +30,8 @@ type world struct {
 	ipvs   *ipvs.Fake
 	routes *route.Fake
 	links  *link.Fake
+	flows  *conntrack.Fake
+	health *checks
 	sets   *ipset.Fake
 	rules  map[inet.Family]*iptables.Fake
 	sysctl *sysctl.Fake
@@ -59,7 +63,7 @@ func failure[T any](w *world, which func(*failures) func(T) error) func(T) error
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, ipvs: ipvs.NewFake(), routes: route.NewFake(), links: link.NewFake(), sets: ipset.NewFake(), events: &warnings{}}
+	w := &world{t: t, ipvs: ipvs.NewFake(), routes: route.NewFake(), links: link.NewFake(), flows: conntrack.NewFake(), health: &checks{of: map[cluster.Key]healthcheck.Check{}}, sets: ipset.NewFake(), events: &warnings{}}
 	w.fail(failures{})
 	w.ipvs.FailWith(failure(w, func(f *failures) func(ipvs.Change) error { return f.ipvs }))
 	w.routes.FailWith(failure(w, func(f *failures) func(route.Key) error { return f.routes }))
@@ -125,7 +129,7 @@ func (w *world) start(config Config, events ...event) *running {
 	}
 	feeds := cluster.NewFeeds()
 	c := New(config, feeds, Drivers{
-		OpenIPVS: open, Routes: w.routes, Links: w.links, Sets: checkedSets{w}, Rules: rules, Sysctl: w.sysctl,
+		OpenIPVS: open, Routes: w.routes, Links: w.links, Flows: w.flows, Health: w.health, Sets: checkedSets{w}, Rules: rules, Sysctl: w.sysctl,
 		Modules: func(...string) error { return nil },
 	}, w.events, log)
 	r := &running{Controller: c, world: w, feeds: feeds}

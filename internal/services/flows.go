@@ -1,0 +1,107 @@
+package services
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/healthcheck"
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/conntrack"
+	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+)
+
+// staleFlows are the flows of datagrams that lead nowhere once a Service that
+// wanted old wants the other: those to endpoints that are gone, as another
+// proxy may have translated them, and those that were sent before there was a
+// virtual server and went elsewhere. IPVS itself ends the rest: see package
+// conntrack. Either may be nil.
+func staleFlows(old, want *desired) []conntrack.Flow {
+	var list []conntrack.Flow
+	for id, before := range old.datagrams() {
+		now := want.server(id)
+		for addr, real := range before.Real {
+			if _, stays := now.Real[addr]; !stays && real.Method == ipvs.Masquerade {
+				list = append(list, conntrack.Flow{Protocol: id.Protocol, Virtual: id.Addr, Endpoint: addr})
+			}
+		}
+	}
+	for id, now := range want.datagrams() {
+		if len(old.server(id).Real) == 0 && !tunnels(now) {
+			list = append(list, conntrack.Flow{Protocol: id.Protocol, Virtual: id.Addr})
+		}
+	}
+	return list
+}
+
+// datagrams are the virtual servers for UDP that have real servers.
+func (d *desired) datagrams() map[ipvs.ID]*ipvs.Server {
+	servers := map[ipvs.ID]*ipvs.Server{}
+	if d == nil {
+		return servers
+	}
+	for id, v := range d.virtuals {
+		if id.Protocol == inet.UDP && v.server != nil && len(v.server.Real) > 0 {
+			servers[id] = v.server
+		}
+	}
+	return servers
+}
+
+// server is a virtual server, without real servers where there is none.
+func (d *desired) server(id ipvs.ID) *ipvs.Server {
+	if d != nil && d.virtuals[id].server != nil {
+		return d.virtuals[id].server
+	}
+	return &ipvs.Server{}
+}
+
+// tunnels says that packets go through the virtual server untranslated, and
+// their flows look as if they led nowhere.
+func tunnels(s *ipvs.Server) bool {
+	for _, real := range s.Real {
+		if real.Method != ipvs.Masquerade {
+			return true
+		}
+	}
+	return false
+}
+
+// noteFlows marks flows to be deleted.
+func (c *Controller) noteFlows(list []conntrack.Flow) {
+	for _, f := range list {
+		c.stale[f] = struct{}{}
+	}
+	if len(list) > 0 {
+		c.queue.Mark(key{step: stepFlows})
+	}
+}
+
+// dropFlows deletes the flows that were noted, once the virtual servers are as
+// they should be.
+func (c *Controller) dropFlows() error {
+	if len(c.stale) == 0 {
+		return nil
+	}
+	deleted, err := c.drivers.Flows.Delete(slices.Collect(maps.Keys(c.stale)))
+	if deleted > 0 {
+		c.log.Info("services: flows of datagrams that led nowhere were ended", "count", deleted)
+	}
+	if err != nil {
+		return fmt.Errorf("ending flows of datagrams: %w", err)
+	}
+	clear(c.stale)
+	return nil
+}
+
+// tellHealth tells load balancers what a Service has here.
+func (c *Controller) tellHealth(k cluster.Key, service *cluster.Service, want *desired) {
+	var check *healthcheck.Check
+	if want != nil && want.health != nil {
+		check = &healthcheck.Check{Port: want.health.port, Local: want.health.local, Service: &service.Meta}
+	}
+	if old := c.plan.services[k]; check != nil || old != nil && old.health != nil {
+		c.drivers.Health.Set(map[cluster.Key]*healthcheck.Check{k: check})
+	}
+}
