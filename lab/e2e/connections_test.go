@@ -97,7 +97,6 @@ spec:
 
 // What is broken by hand is repaired at the next resync.
 func TestVirtualServersComeBack(t *testing.T) {
-	flags(t, "--ipvs-sync-period=5s")
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "a", 2)

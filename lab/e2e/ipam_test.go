@@ -23,7 +23,6 @@ spec:
 // of one that goes is the next one's; a restart of the agents changes nothing.
 func TestLoadBalancerAddresses(t *testing.T) {
 	ns := namespace(t)
-	flags(t, "--run-loadbalancer=true", "--loadbalancer-ip-range=203.0.113.8/30")
 	client(t, ns, "client", 1)
 	serve(t, ns, "server", 2)
 

@@ -20,11 +20,10 @@ spec:
   - {name: http, port: 80, targetPort: 8080, protocol: TCP}
 `
 
-// vip is an address of TEST-NET-3 (RFC 5737).
-const vip = "203.0.113.10"
+// Addresses that are accepted: see TestMain.
+const vip, externalIP = "203.0.113.200", "198.51.100.10"
 
 func TestLoadBalancer(t *testing.T) {
-	flags(t, "--loadbalancer-ip-range=203.0.113.0/24", "--service-external-ip-range=203.0.113.0/24")
 	ns := namespace(t)
 	o := outside(t)
 	serve(t, ns, "near", 2)
@@ -65,11 +64,11 @@ func TestLoadBalancer(t *testing.T) {
 		o.sends(vip, 1)
 		patch(`"` + o.ip + `/32"`)
 		eventually(t, answers("near"), "%s", o.get("http://"+vip+"/hostname"))
-		patch(`"198.51.100.0/24"`)
+		patch(`"192.0.2.0/24"`)
 		eventually(t, silent, "%s", o.get("http://"+vip+"/hostname"))
 	})
 	t.Run("an address outside of the ranges is an Event", func(t *testing.T) {
-		ingress(t, ns, "198.51.100.7")
+		ingress(t, ns, "192.0.2.7")
 		eventually(t, answers("AddressRefused"), "kubectl -n %s get events --field-selector involvedObject.name=server,reason=AddressRefused -o jsonpath='{.items[0].reason}'", ns)
 	})
 }
@@ -78,20 +77,19 @@ func TestLoadBalancer(t *testing.T) {
 // got the request; also where the endpoint listens at another port, for pods
 // and nodes as clients, and for a pod that is its own client.
 func TestDirectServerReturn(t *testing.T) {
-	flags(t, "--service-external-ip-range=203.0.113.0/24")
 	ns := namespace(t)
 	o := outside(t)
 	serve(t, ns, "far", 2)
 	client(t, ns, "client", 3)
-	apply(t, ns, strings.NewReplacer("LoadBalancer\n  loadBalancerClass: example.com/manual", "ClusterIP\n  externalIPs: ["+vip+"]",
+	apply(t, ns, strings.NewReplacer("LoadBalancer\n  loadBalancerClass: example.com/manual", "ClusterIP\n  externalIPs: ["+externalIP+"]",
 		"  externalTrafficPolicy: Local\n", "", "{name: server}", "{name: server, annotations: {kube-router.io/service.dsr: tunnel}}").Replace(localService))
-	o.sends(vip, 1)
-	eventually(t, func(out string, err error) bool { return err == nil && strings.HasPrefix(out, o.ip+":") }, "%s", o.get("http://"+vip+"/clientip"))
+	o.sends(externalIP, 1)
+	eventually(t, func(out string, err error) bool { return err == nil && strings.HasPrefix(out, o.ip+":") }, "%s", o.get("http://"+externalIP+"/clientip"))
 
 	t.Run("the answers come from the endpoint's node", func(t *testing.T) {
 		mac := onNode(t, 2, "cat /sys/class/net/vec0/address")
 		must(t, "%s", o.command("iptables -A INPUT -p tcp --sport 80 -m mac --mac-source %s && iptables -A INPUT -p tcp --sport 80 -m mac ! --mac-source %s", mac, mac))
-		must(t, "%s", o.get("http://"+vip+"/hostname"))
+		must(t, "%s", o.get("http://"+externalIP+"/hostname"))
 		counters := must(t, "%s", o.command("iptables -L INPUT -v -n -x | awk 'NR>2{print $1}' | xargs"))
 		if direct, others, _ := strings.Cut(counters, " "); direct == "0" || others != "0" {
 			t.Errorf("packets from the endpoint's node and from others: %s", counters)
@@ -101,17 +99,17 @@ func TestDirectServerReturn(t *testing.T) {
 		}
 	})
 	t.Run("a megabyte in both directions", func(t *testing.T) {
-		size := must(t, "%s", o.command(`head -c 1000000 /dev/zero | tr '\0' x | curl -sS --max-time 20 -F file=@- http://%s/upload -o /dev/null -w %%{size_upload}`, vip))
+		size := must(t, "%s", o.command(`head -c 1000000 /dev/zero | tr '\0' x | curl -sS --max-time 20 -F file=@- http://%s/upload -o /dev/null -w %%{size_upload}`, externalIP))
 		if len(size) < 7 {
 			t.Errorf("%s bytes went up", size)
 		}
-		size = must(t, "%s", o.command(`curl -sS --max-time 20 -o /dev/null -w %%{size_download} "http://%s/shell?cmd=head+-c+1000000+/dev/zero+|+base64"`, vip))
+		size = must(t, "%s", o.command(`curl -sS --max-time 20 -o /dev/null -w %%{size_download} "http://%s/shell?cmd=head+-c+1000000+/dev/zero+|+base64"`, externalIP))
 		if len(size) < 7 {
 			t.Errorf("%s bytes came down", size)
 		}
 	})
 	t.Run("clients of the cluster", func(t *testing.T) {
-		for _, address := range []string{vip, clusterIP(t, ns)} {
+		for _, address := range []string{externalIP, clusterIP(t, ns)} {
 			connects(t, ns, "client", "http://"+address+"/hostname")
 			connects(t, ns, "far", "http://"+address+"/hostname")
 			for node := 1; node <= 3; node++ {
@@ -125,7 +123,7 @@ func TestDirectServerReturn(t *testing.T) {
 		must(t, "kubectl -n %s delete service server", ns)
 		for node := 1; node <= 3; node++ {
 			eventually(t, func(out string, err error) bool {
-				return err == nil && !strings.Contains(out, "FWM") && !strings.Contains(out, "tunl0") && !strings.Contains(out, vip)
+				return err == nil && !strings.Contains(out, "FWM") && !strings.Contains(out, "tunl0") && !strings.Contains(out, externalIP)
 			}, "%s exec --node %d 'ipvsadm -Ln; iptables-save; ip route show table local; ipset save'", lab, node)
 		}
 	})

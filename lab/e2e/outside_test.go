@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"hash/crc32"
-	"os"
 	"strings"
 	"testing"
 )
@@ -54,30 +53,8 @@ func nodeIP(t *testing.T, node int) string {
 	return must(t, `kubectl get node node%d -o jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}'`, node)
 }
 
-// flags runs the agents with more flags until the test ends.
-func flags(t *testing.T, more ...string) {
-	t.Helper()
-	const daemonset = "kubectl -n kube-system %s daemonset/kube-router"
-	before := must(t, daemonset+" -o jsonpath='{.spec.template.spec.containers[0].args}'", "get")
-	var patch strings.Builder
-	for _, f := range more {
-		fmt.Fprintf(&patch, `,{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":%q}`, f)
-	}
-	t.Cleanup(func() {
-		undo := fmt.Sprintf(`[{"op":"replace","path":"/spec/template/spec/containers/0/args","value":%s}]`, before)
-		if out, err := sh(context.Background(), fmt.Sprintf(daemonset, "patch")+" --type=json -p "+quote(undo)+" && "+
-			fmt.Sprintf(daemonset, "rollout status")+" --timeout=180s"); err != nil {
-			t.Errorf("the flags stay: %s", out)
-		}
-	})
-	must(t, daemonset+" --type=json -p %s", "patch", quote("["+strings.TrimPrefix(patch.String(), ",")+"]"))
-	must(t, daemonset+" --timeout=180s", "rollout status")
-}
-
 // ingress gives a Service of type LoadBalancer its address, as a cloud would.
 func ingress(t *testing.T, namespace, ip string) {
 	t.Helper()
 	must(t, `kubectl -n %s patch service server --subresource=status --type=merge -p '{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}'`, namespace, ip)
 }
-
-var lab = os.Getenv("LAB")
