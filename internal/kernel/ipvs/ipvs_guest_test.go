@@ -59,7 +59,7 @@ func TestLocalRealServer(t *testing.T) {
 func TestLostSocket(t *testing.T) {
 	s := fresh(t)
 	k := s.Interface.(*Kernel)
-	k.socket.conn.Close()
+	k.socket.Close()
 	if err := k.Apply([]Change{addServer(tcp("10.96.0.20:80"), rr)})[0]; err == nil {
 		t.Error("a change on a closed socket succeeded")
 	}

@@ -12,13 +12,15 @@ import (
 	"github.com/mdlayher/netlink"
 
 	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // Kernel is IPVS of the calling thread's network namespace. It is safe for
 // concurrent use.
 type Kernel struct {
 	mu     sync.Mutex
-	socket *socket // nil after answers got lost
+	socket *nlsock.Socket // nil after answers got lost
+	family netlink.HeaderType
 }
 
 var _ Interface = (*Kernel)(nil)
@@ -61,17 +63,17 @@ func (k *Kernel) dial() error {
 		conn.Close()
 		return err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
+	if k.socket, err = nlsock.New(conn); err != nil {
 		conn.Close()
 		return err
 	}
-	// Both only save memory of the socket: answers without the request in
-	// them, and room for more of them than batchSize asks for.
-	_ = conn.SetOption(netlink.CapAcknowledge, true)
-	_ = conn.SetReadBuffer(1 << 20)
-	k.socket = &socket{conn: conn, raw: raw, family: family.ID, buffer: make([]byte, datagramSize)}
+	k.family = netlink.HeaderType(family.ID)
 	return nil
+}
+
+// request is a message to the family.
+func (k *Kernel) request(flags netlink.HeaderFlags, body []byte) netlink.Message {
+	return netlink.Message{Header: netlink.Header{Type: k.family, Flags: netlink.Request | flags}, Data: body}
 }
 
 // Close frees the socket.
@@ -81,7 +83,7 @@ func (k *Kernel) Close() error {
 	if k.socket == nil {
 		return nil
 	}
-	err := k.socket.conn.Close()
+	err := k.socket.Close()
 	k.socket = nil
 	return err
 }
@@ -96,7 +98,7 @@ func (k *Kernel) ready() error {
 
 // abandon gives up a socket that may still hold answers to what was asked.
 func (k *Kernel) abandon() {
-	k.socket.conn.Close()
+	k.socket.Close()
 	k.socket = nil
 }
 
@@ -194,8 +196,8 @@ func (k *Kernel) query(command uint8, flags netlink.HeaderFlags, ae *netlink.Att
 	if err != nil {
 		return err
 	}
-	err = k.socket.query(flags, body, fn)
-	if refused := (*refusal)(nil); err != nil && !errors.As(err, &refused) {
+	err = k.socket.Query(k.request(flags, body), fn)
+	if refused := (*nlsock.Refusal)(nil); err != nil && !errors.As(err, &refused) {
 		k.abandon()
 	}
 	return err
@@ -206,20 +208,25 @@ func (k *Kernel) Apply(changes []Change) []error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	errs := make([]error, len(changes))
-	var b outgoing
+	var bodies [][]byte
+	var indexes []int
 	for i, c := range changes {
-		data, err := encodeChecked(c)
+		body, err := encodeChecked(c)
 		if err != nil {
 			errs[i] = changeError(c, err)
 			continue
 		}
-		b.bodies, b.indexes = append(b.bodies, data), append(b.indexes, i)
-		if len(b.bodies) == batchSize {
-			k.send(b, changes, errs)
-			b = outgoing{}
+		bodies, indexes = append(bodies, body), append(indexes, i)
+	}
+	errnos, err := k.exchange(bodies)
+	for n, i := range indexes {
+		switch {
+		case n >= len(errnos):
+			errs[i] = changeError(changes[i], err)
+		case errnos[n] != 0:
+			errs[i] = changeError(changes[i], errnos[n])
 		}
 	}
-	k.send(b, changes, errs)
 	return errs
 }
 
@@ -230,37 +237,22 @@ func encodeChecked(c Change) ([]byte, error) {
 	return encodeChange(c)
 }
 
-// outgoing is a batch of changes: the bodies of their messages, and their
-// places in the caller's slice.
-type outgoing struct {
-	bodies  [][]byte
-	indexes []int
-}
-
-// send carries out one batch and files its errors.
-func (k *Kernel) send(b outgoing, changes []Change, errs []error) {
-	if len(b.bodies) == 0 {
-		return
-	}
-	errnos, err := k.exchange(b.bodies)
-	for n, i := range b.indexes {
-		switch {
-		case err != nil:
-			errs[i] = changeError(changes[i], err)
-		case errnos[n] != 0:
-			errs[i] = changeError(changes[i], errnos[n])
-		}
-	}
-}
-
+// exchange returns the kernel's answers as far as there are any.
 func (k *Kernel) exchange(bodies [][]byte) ([]syscall.Errno, error) {
+	if len(bodies) == 0 {
+		return nil, nil
+	}
 	if err := k.ready(); err != nil {
 		return nil, err
 	}
-	errnos, err := k.socket.exchange(bodies)
+	requests := make([]netlink.Message, len(bodies))
+	for i, body := range bodies {
+		requests[i] = k.request(0, body)
+	}
+	errnos, err := k.socket.Exchange(requests)
 	if err != nil {
 		k.abandon()
-		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		return errnos, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
 	return errnos, nil
 }

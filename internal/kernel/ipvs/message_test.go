@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // captured is an answer that Linux 6.1 gave, which is also a seed of the fuzz
@@ -28,8 +30,8 @@ func captured(t *testing.T, name string) []byte {
 
 func TestDecodeServices(t *testing.T) {
 	servers := map[ID]Server{}
-	err := decodeAnswers(captured(t, "services"), func(a answer) error {
-		id, config, ok, err := decodeService(a.body)
+	err := nlsock.DecodeAnswers(captured(t, "services"), func(a nlsock.Answer) error {
+		id, config, ok, err := decodeService(a.Body)
 		if ok {
 			servers[id] = Server{Config: config}
 		}
@@ -50,8 +52,8 @@ func TestDecodeReals(t *testing.T) {
 		"reals-ipv6": {tcp("[fd00:96::1]:443"), []string{"[fd00:244::5]:6443 -m -w 1"}},
 	} {
 		var got []string
-		err := decodeAnswers(captured(t, name), func(a answer) error {
-			d, err := decodeDest(a.body, test.id)
+		err := nlsock.DecodeAnswers(captured(t, name), func(a nlsock.Answer) error {
+			d, err := decodeDest(a.Body, test.id)
 			got = append(got, d.addr.String()+" "+d.real.String())
 			return err
 		})
@@ -62,8 +64,8 @@ func TestDecodeReals(t *testing.T) {
 }
 
 func TestDecodeRefusal(t *testing.T) {
-	err := decodeAnswers(captured(t, "refusal"), func(a answer) error {
-		errno, err := a.errno()
+	err := nlsock.DecodeAnswers(captured(t, "refusal"), func(a nlsock.Answer) error {
+		errno, err := a.Errno()
 		return errors.Join(errno, err)
 	})
 	if !errors.Is(err, syscall.EEXIST) {
@@ -76,16 +78,16 @@ func TestDecodeRefusal(t *testing.T) {
 func FuzzAnswers(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, datagram []byte) {
-		decodeAnswers(datagram, func(a answer) error {
-			a.errno()
-			id, config, ok, err := decodeService(a.body)
+		nlsock.DecodeAnswers(datagram, func(a nlsock.Answer) error {
+			a.Errno()
+			id, config, ok, err := decodeService(a.Body)
 			if err == nil && ok {
 				roundTrip(t, addServer(id, config))
-				decodeDest(a.body, id)
+				decodeDest(a.Body, id)
 			}
-			decodeDest(a.body, tcp("10.96.0.1:80"))
-			decodeDest(a.body, tcp("[fd00::1]:80"))
-			decodeTimeouts(a.body)
+			decodeDest(a.Body, tcp("10.96.0.1:80"))
+			decodeDest(a.Body, tcp("[fd00::1]:80"))
+			decodeTimeouts(a.Body)
 			return nil
 		})
 	})

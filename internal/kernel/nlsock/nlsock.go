@@ -82,12 +82,12 @@ func (s *Socket) exchange(requests []netlink.Message) ([]syscall.Errno, error) {
 	errnos := make([]syscall.Errno, len(sent))
 	first := sent[0].Header.Sequence
 	for done := false; !done; {
-		err := s.receive(func(a answer) error {
-			i := a.sequence - first
-			if a.kind != unix.NLMSG_ERROR || i >= uint32(len(errnos)) {
+		err := s.receive(func(a Answer) error {
+			i := a.Sequence - first
+			if a.Kind != unix.NLMSG_ERROR || i >= uint32(len(errnos)) {
 				return nil
 			}
-			errnos[i], err = a.errno()
+			errnos[i], err = a.Errno()
 			done = done || i == uint32(len(errnos)-1)
 			return err
 		})
@@ -107,24 +107,24 @@ func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) erro
 	}
 	var refused error
 	for done := false; !done; {
-		err := s.receive(func(a answer) error {
-			if a.sequence != sent.Header.Sequence {
+		err := s.receive(func(a Answer) error {
+			if a.Sequence != sent.Header.Sequence {
 				return nil
 			}
-			switch a.kind {
+			switch a.Kind {
 			case unix.NLMSG_DONE:
 				done = true
 				return nil
 			case unix.NLMSG_ERROR:
 				done = true
-				errno, err := a.errno()
+				errno, err := a.Errno()
 				if errno != 0 {
 					refused = &Refusal{errno}
 				}
 				return err
 			}
-			done = a.flags&unix.NLM_F_MULTI == 0
-			return fn(a.body)
+			done = a.Flags&unix.NLM_F_MULTI == 0
+			return fn(a.Body)
 		})
 		if err != nil {
 			return err
@@ -136,7 +136,7 @@ func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) erro
 // receive reads one datagram and calls fn for each message in it. (Conn's own
 // Receive would turn an error message into an error and lose which request it
 // answers.)
-func (s *Socket) receive(fn func(answer) error) error {
+func (s *Socket) receive(fn func(Answer) error) error {
 	n, err := s.read(false)
 	if errors.Is(err, unix.EAGAIN) {
 		n, err = s.read(true)
@@ -144,7 +144,7 @@ func (s *Socket) receive(fn func(answer) error) error {
 	if err != nil {
 		return err
 	}
-	return decodeAnswers(s.buffer[:n], fn)
+	return DecodeAnswers(s.buffer[:n], fn)
 }
 
 // read reads one datagram; wait says whether to wait for it.
@@ -166,41 +166,42 @@ func (s *Socket) read(wait bool) (n int, err error) {
 	return n, errors.Join(err, waitErr)
 }
 
-var errMalformed = errors.New("the kernel's answer is malformed")
+// ErrMalformed is an answer that the kernel would not give.
+var ErrMalformed = errors.New("the kernel's answer is malformed")
 
-// answer is a message of the kernel (struct nlmsghdr and what follows).
-type answer struct {
-	kind     uint16
-	flags    uint16
-	sequence uint32
-	body     []byte
+// Answer is a message of the kernel (struct nlmsghdr and what follows).
+type Answer struct {
+	Kind     uint16
+	Flags    uint16
+	Sequence uint32
+	Body     []byte
 }
 
-// errno is the content of an NLMSG_ERROR: 0 is an acknowledgement.
-func (a answer) errno() (syscall.Errno, error) {
-	if len(a.body) < 4 {
-		return 0, fmt.Errorf("%w: error message of %d bytes", errMalformed, len(a.body))
+// Errno is the content of an NLMSG_ERROR: 0 is an acknowledgement.
+func (a Answer) Errno() (syscall.Errno, error) {
+	if len(a.Body) < 4 {
+		return 0, fmt.Errorf("%w: error message of %d bytes", ErrMalformed, len(a.Body))
 	}
-	return syscall.Errno(-int32(binary.NativeEndian.Uint32(a.body))), nil
+	return syscall.Errno(-int32(binary.NativeEndian.Uint32(a.Body))), nil
 }
 
-// decodeAnswers calls fn for each message in a datagram. A body is valid only
+// DecodeAnswers calls fn for each message in a datagram. A body is valid only
 // until fn returns.
-func decodeAnswers(b []byte, fn func(answer) error) error {
+func DecodeAnswers(b []byte, fn func(Answer) error) error {
 	const header = unix.SizeofNlMsghdr
 	for len(b) > 0 {
 		if len(b) < header {
-			return fmt.Errorf("%w: %d bytes of a header", errMalformed, len(b))
+			return fmt.Errorf("%w: %d bytes of a header", ErrMalformed, len(b))
 		}
 		length := binary.NativeEndian.Uint32(b)
 		if length < header || length > uint32(len(b)) {
-			return fmt.Errorf("%w: message of %d bytes in %d", errMalformed, length, len(b))
+			return fmt.Errorf("%w: message of %d bytes in %d", ErrMalformed, length, len(b))
 		}
-		err := fn(answer{
-			kind:     binary.NativeEndian.Uint16(b[4:]),
-			flags:    binary.NativeEndian.Uint16(b[6:]),
-			sequence: binary.NativeEndian.Uint32(b[8:]),
-			body:     b[header:length],
+		err := fn(Answer{
+			Kind:     binary.NativeEndian.Uint16(b[4:]),
+			Flags:    binary.NativeEndian.Uint16(b[6:]),
+			Sequence: binary.NativeEndian.Uint32(b[8:]),
+			Body:     b[header:length],
 		})
 		if err != nil {
 			return err
