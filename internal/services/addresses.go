@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/kube-router/kube-router/internal/inet"
 )
 
 // doors are the addresses at which the Service is served, less node ports.
@@ -62,4 +60,4 @@ func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what st
 	return addrs
 }
 
-func (b *compilation) vip(a netip.Addr) { b.out.vips[a] = b.me.source[inet.FamilyOf(a)] }
+func (b *compilation) vip(a netip.Addr) { b.out.vips[a] = struct{}{} }

@@ -105,7 +105,7 @@ func (b *batch) take(k cluster.Key) {
 			b.events.Warn(p.kind, p.object, p.reason, p.message)
 		}
 	}
-	b.noteFlows(staleFlows(b.plan.services[k], want))
+	b.noteFlows(staleFlows(b.plan.datagrams(k), want.datagrams()))
 	b.tellHealth(k, service, want)
 	b.plan.set(k, want, touched)
 	merge(b.resources.virtuals, touched.virtuals)

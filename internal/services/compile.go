@@ -14,9 +14,8 @@ import (
 // desired is what one Service wants of the kernel.
 type desired struct {
 	virtuals map[ipvs.ID]virtual
-	// vips are the addresses that the host must be made to accept, with the
-	// source that it uses when it speaks to them.
-	vips map[netip.Addr]netip.Addr
+	// vips are the addresses that the host must be made to accept.
+	vips map[netip.Addr]struct{}
 	// hairpins are the endpoints that may meet themselves.
 	hairpins map[ipset.Entry]struct{}
 	reals    int
@@ -30,8 +29,13 @@ type desired struct {
 // or, where drop is set, drops: there are endpoints, but the Service's traffic
 // policy does not want those of other nodes.
 type virtual struct {
-	server *ipvs.Server
-	drop   bool
+	server  *ipvs.Server
+	special *special // nil for most
+	drop    bool
+}
+
+// special is what few virtual servers need.
+type special struct {
 	// inside is what clients of this node, its Pods and itself, get in the
 	// place of server; nil where that is the same. The external traffic policy
 	// is not for them (KEP-2086).
@@ -42,6 +46,15 @@ type virtual struct {
 	// sources are the only clients that are let through, where restricted.
 	restricted bool
 	sources    []netip.Prefix
+}
+
+func (v virtual) restricted() bool { return v.special != nil && v.special.restricted }
+
+func (v virtual) sources() []netip.Prefix {
+	if v.special == nil {
+		return nil
+	}
+	return v.special.sources
 }
 
 // health is the answer to a load balancer's question whether this node has
@@ -79,7 +92,7 @@ func (c compiler) compile(service *cluster.Service, slices []*cluster.EndpointSl
 	b := compilation{
 		compiler: c, me: me, service: service, slices: slices,
 		out: &desired{
-			virtuals: map[ipvs.ID]virtual{}, vips: map[netip.Addr]netip.Addr{}, hairpins: map[ipset.Entry]struct{}{},
+			virtuals: map[ipvs.ID]virtual{}, vips: map[netip.Addr]struct{}{}, hairpins: map[ipset.Entry]struct{}{},
 		},
 	}
 	b.options = b.readOptions()
@@ -117,7 +130,7 @@ func (b *compilation) port(port cluster.ServicePort, doors []door) {
 			found[from] = v
 		}
 		if d.restricted {
-			v.restricted, v.sources = b.restriction(from.family)
+			v = b.restrict(v, from.family)
 		}
 		b.add(ipvs.ID{Protocol: port.Protocol, Addr: netip.AddrPortFrom(d.addr, number)}, v)
 	}
@@ -154,19 +167,25 @@ func (b *compilation) add(id ipvs.ID, v virtual) {
 	}
 }
 
-// restriction is the part of the source ranges in one family. The whole of it
-// is no restriction.
-func (b *compilation) restriction(f inet.Family) (restricted bool, sources []netip.Prefix) {
+// restrict lets only the source ranges of a family in. The whole of it is no
+// restriction.
+func (b *compilation) restrict(v virtual, f inet.Family) virtual {
+	var sources []netip.Prefix
 	for _, p := range b.service.SourceRanges {
 		switch {
 		case inet.FamilyOf(p.Addr()) != f:
 		case p.Bits() == 0:
-			return false, nil
+			return v
 		default:
 			sources = append(sources, p)
 		}
 	}
-	return true, sources
+	limited := special{restricted: true, sources: sources}
+	if v.special != nil {
+		limited.inside, limited.tunnelled = v.special.inside, v.special.tunnelled
+	}
+	v.special = &limited
+	return v
 }
 
 func (b *compilation) enabled(a netip.Addr) bool {

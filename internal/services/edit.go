@@ -49,11 +49,11 @@ func (b *batch) openPorts() {
 func (b *batch) sourceEdits() (allow, deny []ipset.Entry) {
 	for id := range b.resources.virtuals {
 		v, _ := b.plan.virtuals.granted(id)
-		for _, p := range v.sources {
+		for _, p := range v.sources() {
 			allow = append(allow, sourceEntry(id, p))
 		}
 		for _, p := range b.sources[id] {
-			if !slices.Contains(v.sources, p) {
+			if !slices.Contains(v.sources(), p) {
 				deny = append(deny, sourceEntry(id, p))
 			}
 		}
@@ -66,7 +66,7 @@ func (b *batch) sourceEdits() (allow, deny []ipset.Entry) {
 func (b *batch) restrict() {
 	var shut, open []ipset.Entry
 	for id := range b.resources.virtuals {
-		if v, _ := b.plan.virtuals.granted(id); v.restricted {
+		if v, _ := b.plan.virtuals.granted(id); v.restricted() {
 			shut = append(shut, portEntry(id))
 		} else {
 			open = append(open, portEntry(id))
@@ -81,11 +81,11 @@ func (b *batch) noteSources() {
 		v, _ := b.plan.virtuals.granted(id)
 		switch {
 		case b.failedVirtuals[id] != nil: // tried again with what was there before
-			b.sources[id] = append(slices.Clone(b.sources[id]), v.sources...)
-		case len(v.sources) == 0:
+			b.sources[id] = append(slices.Clone(b.sources[id]), v.sources()...)
+		case len(v.sources()) == 0:
 			delete(b.sources, id)
 		default:
-			b.sources[id] = v.sources
+			b.sources[id] = v.sources()
 		}
 	}
 }
@@ -100,8 +100,8 @@ func sourceEntry(id ipvs.ID, p netip.Prefix) ipset.Entry {
 func (b *batch) makeRoutes() {
 	want := map[route.Key]*route.Route{}
 	for addr := range b.resources.vips {
-		if source, ok := b.plan.vips.granted(addr); ok {
-			r := vipRoute(addr, source)
+		if _, ok := b.plan.vips.granted(addr); ok {
+			r := vipRoute(addr, b.me.source[inet.FamilyOf(addr)])
 			want[r.Key] = &r
 		}
 	}

@@ -57,10 +57,11 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	if v.server == nil {
 		v.drop = elsewhere
 	}
+	var apart special
 	if from.local && from.external && elsewhere {
 		// Persistence of a marked virtual server ignores the target port
 		// (ip_vs_sched_persist), so the source's hash keeps clients in place.
-		v.inside = marked(b.server(b.choose(all, false), port.Protocol))
+		apart.inside = marked(b.server(b.choose(all, false), port.Protocol))
 		if v.server == nil {
 			// Without it the marked packets would be the host's, should the
 			// mark get lost.
@@ -68,8 +69,11 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 		}
 	}
 	if from.tunnelPort != 0 {
-		v.tunnelled = marked(b.server(b.choose(all, true), port.Protocol))
+		apart.tunnelled = marked(b.server(b.choose(all, true), port.Protocol))
 		v.server = b.tunnel(v.server, mine, from)
+	}
+	if apart.inside != nil || apart.tunnelled != nil {
+		v.special = &apart
 	}
 	return v
 }

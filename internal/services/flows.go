@@ -12,49 +12,48 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
-// staleFlows are the flows of datagrams that lead nowhere once a Service that
-// wanted old wants the other: those to endpoints that are gone, as another
-// proxy may have translated them, and those that were sent before there was a
-// virtual server and went elsewhere. IPVS itself ends the rest: see package
-// conntrack. Either may be nil.
-func staleFlows(old, want *desired) []conntrack.Flow {
+// staleFlows are the flows of datagrams that lead nowhere once a Service's
+// virtual servers, old, are the others: those to endpoints that are gone, as
+// another proxy may have translated them, and those that were sent before there
+// was a virtual server and went elsewhere. IPVS itself ends the rest: see
+// package conntrack.
+func staleFlows(old, now map[ipvs.ID]*ipvs.Server) []conntrack.Flow {
 	var list []conntrack.Flow
-	for id, before := range old.datagrams() {
-		now := want.server(id)
+	for id, before := range old {
 		for addr, real := range before.Real {
-			if _, stays := now.Real[addr]; !stays && real.Method == ipvs.Masquerade {
+			stays := false
+			if now[id] != nil {
+				_, stays = now[id].Real[addr]
+			}
+			if !stays && real.Method == ipvs.Masquerade {
 				list = append(list, conntrack.Flow{Protocol: id.Protocol, Virtual: id.Addr, Endpoint: addr})
 			}
 		}
 	}
-	for id, now := range want.datagrams() {
-		if len(old.server(id).Real) == 0 && !tunnels(now) {
+	for id, server := range now {
+		if old[id] == nil && !tunnels(server) {
 			list = append(list, conntrack.Flow{Protocol: id.Protocol, Virtual: id.Addr})
 		}
 	}
 	return list
 }
 
-// datagrams are the virtual servers for UDP that have real servers.
+// datagrams are the virtual servers for UDP that have real servers. d may be
+// nil.
 func (d *desired) datagrams() map[ipvs.ID]*ipvs.Server {
 	servers := map[ipvs.ID]*ipvs.Server{}
-	if d == nil {
-		return servers
-	}
-	for id, v := range d.virtuals {
-		if id.Protocol == inet.UDP && v.server != nil && len(v.server.Real) > 0 {
-			servers[id] = v.server
+	if d != nil {
+		for id, v := range d.virtuals {
+			noteDatagrams(servers, id, v)
 		}
 	}
 	return servers
 }
 
-// server is a virtual server, without real servers where there is none.
-func (d *desired) server(id ipvs.ID) *ipvs.Server {
-	if d != nil && d.virtuals[id].server != nil {
-		return d.virtuals[id].server
+func noteDatagrams(servers map[ipvs.ID]*ipvs.Server, id ipvs.ID, v virtual) {
+	if id.Protocol == inet.UDP && v.server != nil && len(v.server.Real) > 0 {
+		servers[id] = v.server
 	}
-	return &ipvs.Server{}
 }
 
 // tunnels says that packets go through the virtual server untranslated, and

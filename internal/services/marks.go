@@ -80,12 +80,15 @@ func (m marks) free(k marker) {
 	delete(m.of, k)
 }
 
-// server is the virtual server of a role.
+// marked is the virtual server of a role.
 func (v virtual) marked(r role) *ipvs.Server {
-	if r == inside {
-		return v.inside
+	switch {
+	case v.special == nil:
+		return nil
+	case r == inside:
+		return v.special.inside
 	}
-	return v.tunnelled
+	return v.special.tunnelled
 }
 
 // markedID is the name of a marker's virtual server in the kernel.

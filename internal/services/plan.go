@@ -2,6 +2,7 @@ package services
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -13,19 +14,45 @@ import (
 // plan is what all Services together want of the kernel. Several may want the
 // same: an address, a hairpin, and, though they should not, an address and port.
 type plan struct {
-	services map[cluster.Key]*desired
+	services map[cluster.Key]*share
 	virtuals claims[ipvs.ID, virtual]
-	vips     claims[netip.Addr, netip.Addr]
+	vips     claims[netip.Addr, struct{}]
 	hairpins claims[ipset.Entry, struct{}]
 	reals    int
 	directs  int // Services with direct server return
 }
 
+// share is what one Service has claims on. How it wants it is in the claims:
+// there are thousands of Services with little each, and maps are large.
+type share struct {
+	virtuals []ipvs.ID
+	vips     []netip.Addr
+	hairpins []ipset.Entry
+	reals    int
+	direct   bool
+	health   *health
+}
+
+func (d *desired) share() *share {
+	return &share{
+		virtuals: keysOf(d.virtuals), vips: keysOf(d.vips), hairpins: keysOf(d.hairpins),
+		reals: d.reals, direct: d.direct, health: d.health,
+	}
+}
+
+// keysOf are the keys of a map, in a slice without room for more.
+func keysOf[K comparable, V any](m map[K]V) []K {
+	if len(m) == 0 {
+		return nil
+	}
+	return slices.AppendSeq(make([]K, 0, len(m)), maps.Keys(m))
+}
+
 func newPlan() plan {
 	return plan{
-		services: map[cluster.Key]*desired{},
+		services: map[cluster.Key]*share{},
 		virtuals: claims[ipvs.ID, virtual]{},
-		vips:     claims[netip.Addr, netip.Addr]{},
+		vips:     claims[netip.Addr, struct{}]{},
 		hairpins: claims[ipset.Entry, struct{}]{},
 	}
 }
@@ -93,15 +120,14 @@ func newResources() *resources {
 // set makes want what a Service wants, nil for nothing, and adds all that it
 // wanted before or wants now to touched.
 func (p *plan) set(key cluster.Key, want *desired, touched *resources) {
-	old := p.services[key]
-	if old != nil {
+	if old := p.services[key]; old != nil {
 		p.withdraw(key, old, want, touched)
 	}
 	if want == nil {
 		delete(p.services, key)
 		return
 	}
-	p.services[key] = want
+	p.services[key] = want.share()
 	p.reals += want.reals
 	if want.direct {
 		p.directs++
@@ -110,8 +136,8 @@ func (p *plan) set(key cluster.Key, want *desired, touched *resources) {
 		p.virtuals.put(id, key, v)
 		touched.virtuals[id] = struct{}{}
 	}
-	for addr, source := range want.vips {
-		p.vips.put(addr, key, source)
+	for addr := range want.vips {
+		p.vips.put(addr, key, struct{}{})
 		touched.vips[addr] = struct{}{}
 	}
 	for entry := range want.hairpins {
@@ -121,7 +147,7 @@ func (p *plan) set(key cluster.Key, want *desired, touched *resources) {
 }
 
 // withdraw drops the claims of old that want does not repeat.
-func (p *plan) withdraw(key cluster.Key, old, want *desired, touched *resources) {
+func (p *plan) withdraw(key cluster.Key, old *share, want *desired, touched *resources) {
 	if want == nil {
 		want = &desired{}
 	}
@@ -129,24 +155,32 @@ func (p *plan) withdraw(key cluster.Key, old, want *desired, touched *resources)
 	if old.direct {
 		p.directs--
 	}
-	for id := range old.virtuals {
-		if _, ok := want.virtuals[id]; !ok {
-			p.virtuals.drop(id, key)
-			touched.virtuals[id] = struct{}{}
+	withdraw(p.virtuals, key, old.virtuals, want.virtuals, touched.virtuals)
+	withdraw(p.vips, key, old.vips, want.vips, touched.vips)
+	withdraw(p.hairpins, key, old.hairpins, want.hairpins, touched.hairpins)
+}
+
+func withdraw[R comparable, V, W any](from claims[R, V], key cluster.Key, old []R, want map[R]W, touched map[R]struct{}) {
+	for _, r := range old {
+		if _, ok := want[r]; !ok {
+			from.drop(r, key)
+			touched[r] = struct{}{}
 		}
 	}
-	for addr := range old.vips {
-		if _, ok := want.vips[addr]; !ok {
-			p.vips.drop(addr, key)
-			touched.vips[addr] = struct{}{}
+}
+
+// datagrams are the virtual servers for UDP with real servers that a Service
+// has claims on.
+func (p *plan) datagrams(key cluster.Key) map[ipvs.ID]*ipvs.Server {
+	servers := map[ipvs.ID]*ipvs.Server{}
+	if has := p.services[key]; has != nil {
+		for _, id := range has.virtuals {
+			if i, ok := p.virtuals.find(id, key); ok {
+				noteDatagrams(servers, id, p.virtuals[id][i].value)
+			}
 		}
 	}
-	for entry := range old.hairpins {
-		if _, ok := want.hairpins[entry]; !ok {
-			p.hairpins.drop(entry, key)
-			touched.hairpins[entry] = struct{}{}
-		}
-	}
+	return servers
 }
 
 // conflict is a Service that does not get an address and port.

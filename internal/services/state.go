@@ -16,7 +16,7 @@ import (
 type state struct {
 	mu       sync.Mutex
 	services map[cluster.Key]*cluster.Service
-	slices   map[cluster.Key]map[string]*cluster.EndpointSlice // by Service and the slice's name
+	slices   map[cluster.Key][]*cluster.EndpointSlice // by Service, in order of their names
 	node     *cluster.Node
 	peers    map[string]peer
 }
@@ -24,7 +24,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		services: map[cluster.Key]*cluster.Service{},
-		slices:   map[cluster.Key]map[string]*cluster.EndpointSlice{},
+		slices:   map[cluster.Key][]*cluster.EndpointSlice{},
 		peers:    map[string]peer{},
 	}
 }
@@ -48,20 +48,36 @@ func (s *state) slice(change cluster.Change[cluster.EndpointSlice]) []cluster.Ke
 	defer s.mu.Unlock()
 	var dirty []cluster.Key
 	if old := change.Old; old != nil && (change.New == nil || change.New.Service != old.Service) {
-		delete(s.slices[old.Service], old.Name)
-		if len(s.slices[old.Service]) == 0 {
-			delete(s.slices, old.Service)
-		}
+		s.setSlice(old.Service, old.Name, nil)
 		dirty = append(dirty, old.Service)
 	}
 	if slice := change.New; slice != nil {
-		if s.slices[slice.Service] == nil {
-			s.slices[slice.Service] = map[string]*cluster.EndpointSlice{}
-		}
-		s.slices[slice.Service][slice.Name] = slice
+		s.setSlice(slice.Service, slice.Name, slice)
 		dirty = append(dirty, slice.Service)
 	}
 	return dirty
+}
+
+// setSlice puts a slice in its place, or removes it where it is nil. The list
+// is a new one: compilers read the old.
+func (s *state) setSlice(service cluster.Key, name string, slice *cluster.EndpointSlice) {
+	var list []*cluster.EndpointSlice
+	i, found := slices.BinarySearchFunc(s.slices[service], name, func(e *cluster.EndpointSlice, name string) int {
+		return strings.Compare(e.Name, name)
+	})
+	list = append(list, s.slices[service][:i]...)
+	if slice != nil {
+		list = append(list, slice)
+	}
+	if found {
+		i++
+	}
+	list = append(list, s.slices[service][i:]...)
+	if len(list) == 0 {
+		delete(s.slices, service)
+	} else {
+		s.slices[service] = list
+	}
 }
 
 // setNode takes note of a node, and says whether anything changed that matters
@@ -111,10 +127,7 @@ func (s *state) get(key cluster.Key) (*cluster.Service, []*cluster.EndpointSlice
 	if service == nil {
 		return nil, nil
 	}
-	list := slices.SortedFunc(maps.Values(s.slices[key]), func(a, b *cluster.EndpointSlice) int {
-		return strings.Compare(a.Name, b.Name)
-	})
-	return service, list
+	return service, s.slices[key]
 }
 
 // self is this node as Services need it.

@@ -69,10 +69,10 @@ func (c *Controller) sweepSets(names ...string) error {
 	wanted := map[string]func(ipset.Entry) bool{
 		portSet:  func(e ipset.Entry) bool { return c.virtualAt(e).server != nil },
 		dropSet:  func(e ipset.Entry) bool { return c.virtualAt(e).drop },
-		limitSet: func(e ipset.Entry) bool { return c.virtualAt(e).restricted },
+		limitSet: func(e ipset.Entry) bool { return c.virtualAt(e).restricted() },
 		sourceSet: func(e ipset.Entry) bool {
 			v := c.virtualAt(e)
-			return v.restricted && slices.Contains(v.sources, netip.PrefixFrom(e.Second, int(e.SecondBits)))
+			return v.restricted() && slices.Contains(v.sources(), netip.PrefixFrom(e.Second, int(e.SecondBits)))
 		},
 		insideSet: func(e ipset.Entry) bool { return c.wantedMark(e, inside) },
 		tunnelSet: func(e ipset.Entry) bool { return c.wantedMark(e, tunnelled) },

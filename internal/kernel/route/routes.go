@@ -16,8 +16,8 @@ type Routes struct {
 	table  int
 
 	mu   sync.Mutex
-	want map[Key]Route
-	have map[Key]Route
+	want map[Key]*Route
+	have map[Key]*Route
 	// unknown are keys with a failed change: have does not tell about them.
 	unknown map[Key]struct{}
 	// swept is set once everything that is desired has been said, by Retain.
@@ -38,7 +38,7 @@ type Counters struct {
 func NewRoutes(driver Interface, table int) *Routes {
 	return &Routes{
 		driver: driver, table: table,
-		want: map[Key]Route{}, have: map[Key]Route{}, unknown: map[Key]struct{}{},
+		want: map[Key]*Route{}, have: map[Key]*Route{}, unknown: map[Key]struct{}{},
 	}
 }
 
@@ -56,13 +56,17 @@ func (s *Routes) load() error {
 	if err != nil {
 		return fmt.Errorf("cannot read the routes of table %d back: %w", s.table, err)
 	}
-	s.have = have
+	s.have = make(map[Key]*Route, len(have))
+	for key, r := range have {
+		s.have[key] = &r
+	}
 	clear(s.unknown)
 	return nil
 }
 
 // Set makes each Key's route as given, or removes it where that is nil; what
 // is so already costs nothing. It returns the error of each Key that failed.
+// The caller must not change a Route afterwards.
 func (s *Routes) Set(routes map[Key]*Route) map[Key]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +80,7 @@ func (s *Routes) Set(routes map[Key]*Route) map[Key]error {
 		case r == nil:
 			delete(s.want, key)
 		default:
-			s.want[key] = *r
+			s.want[key] = r
 		}
 		keys = append(keys, key)
 	}
@@ -126,7 +130,7 @@ func (s *Routes) Resync() (repaired int, err error) {
 func (s *Routes) drifted() []Key {
 	var keys []Key
 	for key, want := range s.want {
-		if have, ok := s.have[key]; !ok || !have.Satisfies(want) {
+		if have, ok := s.have[key]; !ok || !have.Satisfies(*want) {
 			keys = append(keys, key)
 		}
 	}
@@ -179,10 +183,10 @@ func (s *Routes) change(key Key) (Change, bool) {
 	have, exists := s.have[key]
 	_, unknown := s.unknown[key]
 	switch {
-	case wanted && exists && !unknown && have.Satisfies(want), !wanted && !exists && !unknown:
+	case wanted && exists && !unknown && have.Satisfies(*want), !wanted && !exists && !unknown:
 		return Change{}, false
 	case wanted:
-		return Change{key, &want}, true
+		return Change{key, want}, true
 	}
 	return Change{Key: key}, true
 }
