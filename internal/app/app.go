@@ -99,10 +99,24 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
 		for _, p := range a.parts {
 			start(p.name, p.controller.Run)
 		}
+		all.Go(func() { a.settle(ctx) })
 		<-ctx.Done()
 	}
 	a.wait(&all)
 	return context.Cause(ctx)
+}
+
+// settle gives the memory back that the first fill took: what it leaves behind
+// is a fraction of it.
+func (a *agent) settle(ctx context.Context) {
+	for _, p := range a.parts {
+		select {
+		case <-p.controller.Ready():
+		case <-ctx.Done():
+			return
+		}
+	}
+	debug.FreeOSMemory()
 }
 
 // wait waits for all work to end, but not for longer than stopTime.

@@ -101,6 +101,11 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		Flows: d.flows, Health: healthcheck.New(a.log, client.Events(), cfg.Families()),
 	}, client.Events(), a.log)
 	a.metrics.AddIPVSConnections(ipvs.Connections)
+	a.metrics.AddRepairs(servicesName, func() uint64 { return c.Status().Repairs })
+	a.metrics.AddServiceProxy(func() (bool, int) {
+		s := c.Status()
+		return s.IPVS, s.VirtualServers
+	})
 	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}
 }
 

@@ -140,6 +140,8 @@ func all(log *slog.Logger) *Metrics {
 	m.AddBGPSessions(func() map[string]bool { return map[string]bool{"192.168.1.11": true, "fd00::b": false} })
 	m.AddIPVSConnections(func() (uint64, error) { return 42, nil })
 	m.AddRuleCount(func() int { return 7 })
+	m.AddRepairs("services", func() uint64 { return 3 })
+	m.AddServiceProxy(func() (bool, int) { return true, 12 })
 	m.ObserveSync("routes", 3*time.Millisecond)
 	return m
 }
@@ -153,6 +155,9 @@ func TestMetrics(t *testing.T) {
 		`kube_router_bgp_session_up{neighbor="fd00::b"} 0`,
 		`kube_router_service_proxy_ipvs_connections_total 42`,
 		`kube_router_firewall_iptables_rules_total 7`,
+		`kube_router_controller_repairs_total{controller="services"} 3`,
+		`kube_router_service_proxy_ipvs_available 1`,
+		`kube_router_service_proxy_virtual_servers 12`,
 		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.0025"} 0`,
 		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.005"} 1`,
 		`kube_router_controller_sync_duration_seconds_count{controller="routes"} 1`,
@@ -193,6 +198,8 @@ func TestMetricThatFails(t *testing.T) {
 	m := NewMetrics("v", log.logger())
 	m.AddIPVSConnections(func() (uint64, error) { return 0, errors.New("no such module: ip_vs") })
 	m.AddRuleCount(func() int { return 7 })
+	m.AddRepairs("services", func() uint64 { return 3 })
+	m.AddServiceProxy(func() (bool, int) { return true, 12 })
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "firewall_iptables_rules_total 7") || strings.Contains(w.Body.String(), "ipvs_connections_total ") {

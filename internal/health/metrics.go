@@ -98,6 +98,35 @@ func (m *Metrics) AddRuleCount(count func() int) {
 	}, func() float64 { return float64(count()) }))
 }
 
+// AddRepairs counts what a controller found other than it should be in the
+// kernel when it read it back, and repaired. count is called at each scrape.
+func (m *Metrics) AddRepairs(controller string, count func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace:   namespace,
+		Name:        "controller_repairs_total",
+		Help:        "Objects of the kernel that somebody else had changed and that were repaired.",
+		ConstLabels: prometheus.Labels{"controller": controller},
+	}, func() float64 { return float64(count()) }))
+}
+
+// AddServiceProxy tells what the service proxy does. state is called at each
+// scrape: whether the kernel has IPVS, and how many virtual servers are wanted.
+func (m *Metrics) AddServiceProxy(state func() (ipvs bool, virtualServers int)) {
+	gauge := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, value))
+	}
+	gauge("service_proxy_ipvs_available", "Whether the kernel has IPVS; Services do not work on this node where it is 0.", func() float64 {
+		if ipvs, _ := state(); ipvs {
+			return 1
+		}
+		return 0
+	})
+	gauge("service_proxy_virtual_servers", "IPVS virtual servers that the cluster's Services want on this node.", func() float64 {
+		_, n := state()
+		return float64(n)
+	})
+}
+
 // Handler answers scrapes. A metric that cannot be had is logged and left out;
 // the others are given.
 func (m *Metrics) Handler() http.Handler {

@@ -3,24 +3,38 @@ package services
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
-// workServices compiles Services and programs what they touch as one batch.
+// batchSize is how many Services are compiled and programmed at a time. More
+// would cost no less, but for the memory that they take meanwhile.
+const batchSize = 512
+
+// workServices compiles Services and programs what they touch, in batches.
 func (c *Controller) workServices(keys []cluster.Key) {
 	if !c.begun() {
 		c.putAside(keys)
 		return
 	}
+	failed := map[cluster.Key]error{}
+	for some := range slices.Chunk(keys, batchSize) {
+		c.workBatch(some, failed)
+	}
+	c.noteDirect()
+	c.complainOf(keys, failed)
+}
+
+// workBatch does that with one batch.
+func (c *Controller) workBatch(keys []cluster.Key, failed map[cluster.Key]error) {
 	b := newBatch(c)
 	for _, k := range keys {
 		b.take(k)
 	}
 	b.run()
-	failed := map[cluster.Key]error{}
 	for _, k := range keys {
 		err := b.outcome(k)
 		if err == nil {
@@ -30,8 +44,6 @@ func (c *Controller) workServices(keys []cluster.Key) {
 		}
 		c.queue.Settle(key{stepService, k}, err)
 	}
-	c.noteDirect()
-	c.complainOf(keys, failed)
 	c.reportConflicts(b)
 }
 
