@@ -136,6 +136,7 @@ func merge[K comparable](into, from map[K]struct{}) {
 func (b *batch) run() {
 	add, del := b.hairpinEdits()
 	b.edit(hairpinSet, add, nil, b.hairpinFailed)
+	b.reflect(add)
 	allow, deny := b.sourceEdits()
 	b.edit(sourceSet, allow, nil, b.portFailed)
 	b.restrict()

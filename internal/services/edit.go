@@ -137,6 +137,20 @@ func (b *batch) removeRoutes() {
 	b.edit(vipSet, nil, unguarded, b.vipFailed)
 }
 
+// reflect lets the bridge of the Pods hand a packet out where it came in: a new
+// endpoint that may meet itself is a new port. The rule alone would do where the
+// Pods are not on a bridge.
+func (b *batch) reflect(fresh []ipset.Entry) {
+	if len(fresh) == 0 {
+		return
+	}
+	if _, err := b.drivers.Links.EnsureHairpin(b.me.podCIDRs); err != nil {
+		for _, entry := range fresh {
+			b.hairpinFailed(entry, err)
+		}
+	}
+}
+
 func (b *batch) hairpinEdits() (add, del []ipset.Entry) {
 	for entry := range b.resources.hairpins {
 		if _, ok := b.plan.hairpins.granted(entry); ok {

@@ -4,6 +4,7 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -119,8 +120,9 @@ func (h *host) up(link, addr string) {
 	h.must(h.links.LinkSetUp(l))
 }
 
-// join connects a host to a port of a bridge, which reflects what comes from
-// it: the hairpin mode that the CNI configuration asks for.
+// join connects a host to a port of a bridge. The port is not in hairpin mode:
+// what a Pod sends to itself through a Service is routed, and comes back to it
+// from the bridge itself.
 func (n *network) join(owner, bridge, name, network string) {
 	o, h := n.hosts[owner], n.hosts[name]
 	port := netlink.Veth{
@@ -132,7 +134,6 @@ func (n *network) join(owner, bridge, name, network string) {
 	l, err := o.links.LinkByName(port.Name)
 	h.must(err)
 	h.must(o.links.LinkSetMaster(l, br))
-	h.must(o.links.LinkSetHairpin(l, bridge == "kube-bridge"))
 	h.must(o.links.LinkSetUp(l))
 	prefix := netip.MustParsePrefix(network)
 	h.up("eth0", netip.PrefixFrom(h.addr, prefix.Bits()).String())
@@ -174,8 +175,12 @@ func (h *host) serveAt(address string) {
 	var udp net.PacketConn
 	var err1, err2 error
 	h.in(func() {
-		tcp, err1 = net.Listen("tcp4", address)
-		udp, err2 = net.ListenPacket("udp4", address)
+		version := "4"
+		if strings.HasPrefix(address, "[") {
+			version = "6"
+		}
+		tcp, err1 = net.Listen("tcp"+version, address)
+		udp, err2 = net.ListenPacket("udp"+version, address)
 	})
 	h.must(err1)
 	h.must(err2)
@@ -339,15 +344,20 @@ func (n *network) start(config Config, feeds func(*cluster.Feeds)) (*Controller,
 func (n *network) startOn(node string, config Config, feeds func(*cluster.Feeds)) (*Controller, *cluster.Feeds, func()) {
 	n.t.Helper()
 	t, n1 := n.t, n.hosts[node]
-	config.NodeName, config.Families = node, []inet.Family{inet.IPv4}
-	config.ServiceRanges, config.NodePorts = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, PortRange{30000, 32767}
+	config.NodeName, config.NodePorts = node, PortRange{30000, 32767}
+	if config.Families == nil {
+		config.Families = []inet.Family{inet.IPv4}
+	}
+	config.ServiceRanges = append(prefixes("10.96.0.0/12"), config.ServiceRanges...)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	var drivers Drivers
 	var errs [5]error
 	n1.in(func() {
-		var rules *iptables.Kernel
-		rules, errs[0] = iptables.Open(t.Context(), inet.IPv4, iptables.Legacy)
-		drivers.Rules = map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(rules, inet.IPv4, log)}
+		drivers.Rules = map[inet.Family]*iptables.Ruleset{}
+		for _, f := range config.Families {
+			rules, err := iptables.Open(t.Context(), f, iptables.Legacy)
+			drivers.Rules[f], errs[0] = iptables.NewRuleset(rules, f, log), errors.Join(errs[0], err)
+		}
 		drivers.Routes, errs[1] = route.Open()
 		drivers.Sets, errs[2] = ipset.Open()
 		drivers.Links, errs[3] = link.Open()

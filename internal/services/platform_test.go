@@ -130,6 +130,26 @@ func TestUnassignedClusterIPsAreRefused(t *testing.T) {
 	}
 }
 
+// The ports of the Pods' bridge reflect as soon as an endpoint behind them may
+// meet itself.
+func TestHairpinPorts(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.links.AddLink("kube-bridge", 1500, netip.MustParsePrefix("10.244.1.1/24"))
+		w.links.AddLink("veth1", 1500)
+		w.links.AddPort("kube-bridge", "veth1")
+		web := service("web", "10.96.0.10", tcp(80, 0))
+		r := w.start(config4(), set(n1, web, slice("web", 8080, ready("10.244.1.2", "n1"))))
+		defer r.stop()
+		if w.links.Hairpin("veth1") {
+			t.Error("a port reflects, and no Service asked for it")
+		}
+		r.happen(set(annotated(service("web", "10.96.0.10", tcp(80, 0)), "service.hairpin", "")))
+		if !w.links.Hairpin("veth1") {
+			t.Error("the port of an endpoint that may meet itself does not reflect")
+		}
+	})
+}
+
 func TestNodePortsEverywhere(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		config := config4()

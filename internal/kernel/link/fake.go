@@ -23,6 +23,9 @@ type fakeLink struct {
 	kind  string
 	up    bool
 	addrs []netip.Prefix
+	// bridge is the name of the bridge that the link is a port of, if any.
+	bridge  string
+	hairpin bool
 }
 
 var _ Interface = (*Fake)(nil)
@@ -169,6 +172,37 @@ func (f *Fake) EnsureFallbackTunnel(family inet.Family) (changed bool, err error
 	l.up = true
 	f.changes++
 	return true, nil
+}
+
+// AddPort makes a link a port of a bridge.
+func (f *Fake) AddPort(bridge, name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.byName(name).bridge = bridge
+}
+
+// Hairpin says whether a port is in hairpin mode.
+func (f *Fake) Hairpin(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.byName(name)
+	return l != nil && l.hairpin
+}
+
+// EnsureHairpin implements Interface.
+func (f *Fake) EnsureHairpin(networks []netip.Prefix) (changed int, err error) {
+	addrs, err := f.Addrs()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	bridges := bridgesIn(addrs, networks)
+	for _, l := range f.links {
+		if b := f.byName(l.bridge); b != nil && bridges[b.Index] && !l.hairpin {
+			l.hairpin = true
+			changed++
+			f.changes++
+		}
+	}
+	return changed, err
 }
 
 // Addrs implements Interface.

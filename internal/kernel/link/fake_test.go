@@ -23,6 +23,8 @@ func freshFake(*testing.T) system {
 			f.AddLink(name, mtu, prefixes...)
 		},
 		setDown: f.SetDown,
+		addPort: f.AddPort,
+		hairpin: f.Hairpin,
 		state: func(name string) string {
 			for line := range strings.Lines(f.String()) {
 				if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {

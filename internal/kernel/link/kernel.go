@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -14,7 +15,12 @@ import (
 
 // Kernel is the links of the network namespace in which it was opened. It is
 // safe for concurrent use.
-type Kernel struct{ handle *netlink.Handle }
+type Kernel struct {
+	handle *netlink.Handle
+
+	mu      sync.Mutex
+	hairpin map[int]struct{} // ports that were put into hairpin mode, by index
+}
 
 var _ Interface = (*Kernel)(nil)
 

@@ -44,6 +44,11 @@ type Interface interface {
 	// kernel module, and be up, and says whether anything had to change.
 	// EnsureLinkDown ends what it began; the module stays.
 	EnsureFallbackTunnel(inet.Family) (changed bool, err error)
+	// EnsureHairpin puts the ports of the bridges that have an address in one of
+	// the networks into hairpin mode, so that a bridge hands a frame out where
+	// it came in, and says how many it changed. A port is asked for once: who
+	// takes it out of that mode again means it.
+	EnsureHairpin(networks []netip.Prefix) (changed int, err error)
 	// Addrs returns the addresses of all links, both families, in the order
 	// of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)

@@ -5,6 +5,7 @@ package link
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,12 +26,24 @@ func freshKernel(t *testing.T) system {
 		addLink:   func(name string, mtu int, addrs ...string) { addLink(t, name, mtu, addrs) },
 		setDown:   func(name string) { nstest.Run(t, "ip", "link", "set", name, "down") },
 		state:     func(name string) string { return state(t, name) },
+		addPort: func(bridge, name string) {
+			nstest.Run(t, "ip", "link", "set", name, "master", bridge)
+		},
+		hairpin: func(name string) bool {
+			return strings.Contains(nstest.Run(t, "ip", "-details", "link", "show", "dev", name), "hairpin on")
+		},
 	}
 }
 
 func addLink(t *testing.T, name string, mtu int, addrs []string) {
 	t.Helper()
 	peer := "p" + name
+	if exec.Command("ip", "link", "show", "dev", name).Run() == nil { // it is there
+		for _, addr := range addrs {
+			nstest.Run(t, "ip", "address", "add", addr, "dev", name)
+		}
+		return
+	}
 	nstest.Run(t, "ip", "link", "add", name, "mtu", strconv.Itoa(mtu),
 		"type", "veth", "peer", "name", peer)
 	nstest.Run(t, "ip", "link", "set", name, "up")

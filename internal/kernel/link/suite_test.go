@@ -18,6 +18,8 @@ type system struct {
 	addLink func(name string, mtu int, addrs ...string)
 	setDown func(name string)
 	state   func(name string) string // "kube-bridge bridge mtu 1500 up"
+	addPort func(bridge, name string)
+	hairpin func(name string) bool
 }
 
 // suite holds fake and kernel to the same behaviour.
@@ -32,6 +34,7 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"bad names and MTUs", testRefusals},
 		{"a link is set up", testUp},
 		{"a link is set down", testDown},
+		{"ports of the pods' bridge reflect, others do not", testHairpin},
 		{"addresses of all links", testAddrs},
 		{"the link that holds an address", testFind},
 	} {
@@ -200,6 +203,33 @@ func testFind(t *testing.T, s system) {
 	for _, addr := range []string{"192.168.66.13", "fd00:66::12"} {
 		if _, err := s.Find(netip.MustParseAddr(addr)); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), addr) {
 			t.Errorf("Find(%s): %v, want ErrNotFound", addr, err)
+		}
+	}
+}
+
+func testHairpin(t *testing.T, s system) {
+	s.ensure(t, 1500, true, "kube-bridge bridge mtu 1500 up")
+	s.addLink(bridge, 1500, "10.244.1.1/24")
+	s.addLink("v0", 1500)
+	s.addLink("v1", 1500)
+	s.addLink("v2", 1500)
+	s.addPort(bridge, "v0")
+	pods := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
+	for _, step := range []struct{ changed int }{{1}, {0}} {
+		if changed, err := s.EnsureHairpin(pods); err != nil || changed != step.changed {
+			t.Errorf("changed %d, %v, want %d", changed, err, step.changed)
+		}
+	}
+	s.addPort(bridge, "v1")
+	if changed, err := s.EnsureHairpin(pods); err != nil || changed != 1 {
+		t.Errorf("a new port: changed %d, %v", changed, err)
+	}
+	if changed, err := s.EnsureHairpin(pods[1:]); err != nil || changed != 0 {
+		t.Errorf("another network: changed %d, %v", changed, err)
+	}
+	for name, want := range map[string]bool{"v0": true, "v1": true, "v2": false} {
+		if s.hairpin(name) != want {
+			t.Errorf("%s in hairpin mode: %t, want %t", name, !want, want)
 		}
 	}
 }

@@ -1,0 +1,59 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+)
+
+// bridgesIn are the indices of the links with an address in one of the networks.
+func bridgesIn(addrs []Addr, networks []netip.Prefix) map[int]bool {
+	found := map[int]bool{}
+	for _, a := range addrs {
+		if slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(a.Prefix.Addr()) }) {
+			found[a.Index] = true
+		}
+	}
+	return found
+}
+
+// EnsureHairpin implements Interface.
+func (k *Kernel) EnsureHairpin(networks []netip.Prefix) (changed int, err error) {
+	addrs, err := k.Addrs()
+	if err != nil {
+		return 0, err
+	}
+	bridges := bridgesIn(addrs, networks)
+	links, err := k.handle.LinkList()
+	if err != nil {
+		return 0, fmt.Errorf("ip link show: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ports := map[int]struct{}{}
+	var errs []error
+	for _, l := range links {
+		index := l.Attrs().Index
+		if !bridges[l.Attrs().MasterIndex] {
+			continue
+		}
+		if _, done := k.hairpin[index]; !done {
+			err := k.handle.LinkSetHairpin(l, true)
+			if errors.Is(err, syscall.ENODEV) || errors.As(err, &netlink.LinkNotFoundError{}) {
+				continue // went meanwhile
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("bridge link set dev %s hairpin on: %w", l.Attrs().Name, err))
+				continue
+			}
+			changed++
+		}
+		ports[index] = struct{}{}
+	}
+	k.hairpin = ports
+	return changed, errors.Join(errs...)
+}
