@@ -20,7 +20,7 @@ export VERSION
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit kernel guest lint demo e2e image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit kernel guest lint demo e2e conformance image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -60,6 +60,9 @@ lint: ## gofmt, go vet, staticcheck, and the rules of the house
 
 e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
 	@scripts/e2e $(LAB)
+
+conformance: lab-tool ## Kubernetes' own tests of Services; FOCUS=, SKIP= select others
+	@$(LAB) conformance $${FOCUS:+--focus "$$FOCUS"} $${SKIP:+--skip "$$SKIP"}
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image

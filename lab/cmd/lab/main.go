@@ -31,6 +31,10 @@ const usage = `usage: lab COMMAND
         etcd, kube-apiserver, ..., node1 (its console), node1/kubelet, node1/containerd
   demo [--nodes 3] [--memory 2G]
         the hands-on exercise on a cluster of its own; KEEP=1 keeps it
+  conformance [--focus REGEXP] [--skip REGEXP] [--expect 25] [--parallel 2] [--name NAME]
+        Kubernetes' own tests of Services and pod networking, on the cluster
+        that is up, or on one of its own with --nodes 3; KEEP=1 keeps that and
+        the namespaces of specs that fail
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
   image
@@ -80,6 +84,8 @@ func run(ctx context.Context, args []string) error {
 		return guestExec(ctx, rest)
 	case "demo":
 		return runDemo(ctx, rest)
+	case "conformance":
+		return runConformance(ctx, rest)
 	case "up":
 		return up(ctx, rest)
 	case "down":

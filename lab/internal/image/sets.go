@@ -25,6 +25,13 @@ const (
 // tags are those of test/utils/image/manifest.go in Kubernetes 1.36.3.
 const e2e = "registry.k8s.io/e2e-test-images/"
 
+// Names of the images that stand in for Kubernetes' test images.
+var (
+	agnhostNames = []string{e2e + "agnhost:2.63.0", e2e + "agnhost:2.55"}
+	busyboxNames = []string{"docker.io/library/busybox:1.36", e2e + "busybox:1.37.0-1", e2e + "glibc-dns-testing:2.0.0"}
+	nginxNames   = []string{"docker.io/library/nginx:alpine", e2e + "nginx:1.27-0", e2e + "nginx:1.15-4"}
+)
+
 var cniPlugins = []string{"bridge", "host-local", "loopback", "portmap"}
 
 // ErrNoProduct says that there is no product to build an image of.
@@ -96,9 +103,9 @@ func ClusterArchives(ctx context.Context, ws workspace.Workspace, log *progress.
 	tests, err := pack(ws, log, "tests", []File{{From: ws.Bin("agnhost"), To: "/agnhost"}}, func(agnhost Layer) []Image {
 		tools := []Layer{debian.base, debian.tests}
 		return []Image{
-			{Names: []string{e2e + "agnhost:2.63.0", e2e + "agnhost:2.55"}, Layers: append(tools[:2:2], agnhost), Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
-			{Names: []string{"docker.io/library/busybox:1.36", e2e + "busybox:1.37.0-1", e2e + "glibc-dns-testing:2.0.0"}, Layers: tools, Cmd: []string{"sh"}},
-			{Names: []string{"docker.io/library/nginx:alpine", e2e + "nginx:1.27-0", e2e + "nginx:1.15-4"}, Layers: tools, Cmd: []string{"nginx", "-g", "daemon off;"}},
+			{Names: agnhostNames, Layers: append(tools[:2:2], agnhost), Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
+			{Names: busyboxNames, Layers: tools, Cmd: []string{"sh"}},
+			{Names: nginxNames, Layers: tools, Cmd: []string{"nginx", "-g", "daemon off;"}},
 		}
 	}, debian.base, debian.tests)
 	return []string{pause, system, tests}, err
