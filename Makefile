@@ -14,13 +14,17 @@ ROUTER ?= kube-router
 NODE   ?= 1
 CMD    ?= hostname
 
+# What bench-services measures.
+SIZES   ?= 600,1000,5000
+PROXIES ?= ours,ipvs,iptables
+
 export CGO_ENABLED := 0
 export VERSION
 
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit kernel guest lint demo e2e image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit kernel guest lint demo e2e bench-services image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -60,6 +64,9 @@ lint: ## gofmt, go vet, staticcheck, and the rules of the house
 
 e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
 	@scripts/e2e $(LAB)
+
+bench-services: lab-tool ## our Services beside kube-proxy's, judged; SIZES=600,1000 PROXIES=ours,ipvs
+	@$(LAB) bench services --sizes $(SIZES) --proxies $(PROXIES)
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/kube-router/kube-router/lab/internal/bench"
 	"github.com/kube-router/kube-router/lab/internal/guest"
 )
 
@@ -31,6 +32,8 @@ const usage = `usage: lab COMMAND
         etcd, kube-apiserver, ..., node1 (its console), node1/kubelet, node1/containerd
   demo [--nodes 3] [--memory 2G]
         the hands-on exercise on a cluster of its own; KEEP=1 keeps it
+  bench services [--sizes 600,1000,5000] [--proxies ours,ipvs,iptables] [--wait 10m]
+        Service proxies side by side, each in a cluster of its own, and judged
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
   image
@@ -80,6 +83,10 @@ func run(ctx context.Context, args []string) error {
 		return guestExec(ctx, rest)
 	case "demo":
 		return runDemo(ctx, rest)
+	case "bench":
+		return runBench(ctx, rest)
+	case bench.NodeCommand:
+		return measureOnNode(ctx, rest)
 	case "up":
 		return up(ctx, rest)
 	case "down":

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kube-router/kube-router/lab/internal/bench"
+	"github.com/kube-router/kube-router/lab/internal/bench/load"
+)
+
+// Options say what to measure.
+type Options struct {
+	Proxy      string
+	Command    []string
+	Kubeconfig string
+	// Services are in the API server already.
+	Services int
+	// Wait bounds each thing that is waited for.
+	Wait time.Duration
+	// Sequence also makes the sequence of connections, Few also compares with
+	// few Services, which deletes the others.
+	Sequence, Few bool
+	// Log is where the proxy's output goes.
+	Log string
+}
+
+// workers is how many changes are asked for at once.
+const workers = 10
+
+// run is one measurement under way.
+type run struct {
+	Options
+	client *load.Client
+	proxy  *proxy
+	row    *bench.Row
+	note   func(format string, args ...any)
+}
+
+// Measure measures one proxy. What was measured before an error is in the
+// row, and so is the error.
+func Measure(ctx context.Context, o Options, progress io.Writer) bench.Row {
+	row := bench.Row{Proxy: o.Proxy, Services: o.Services}
+	begin := time.Now()
+	m := &run{Options: o, row: &row, note: func(format string, args ...any) {
+		fmt.Fprintf(progress, "%s at %d, %3.0fs: %s\n", o.Proxy, o.Services, time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
+	}}
+	if err := m.all(ctx); err != nil {
+		row.Error = err.Error()
+	}
+	return row
+}
+
+func (m *run) all(ctx context.Context) error {
+	var err error
+	if m.client, err = load.NewClient(m.Kubeconfig, workers); err != nil {
+		return err
+	}
+	if err := layOut(); err != nil {
+		return err
+	}
+	if err := answer(); err != nil {
+		return err
+	}
+	before, err := countRules(ctx)
+	if err != nil {
+		return err
+	}
+	m.row.RulesBefore = bench.Count(before)
+	if m.proxy, err = startProxy(m.Command, m.Log); err != nil {
+		return err
+	}
+	defer m.proxy.stop()
+	ctx, cancel := m.proxy.alive(ctx)
+	defer cancel()
+	return m.steps(ctx)
+}
+
+func (m *run) steps(ctx context.Context) error {
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+		skip bool
+	}{
+		{name: "cold start", do: m.coldStart},
+		{name: "memory and rules", do: m.atRest},
+		{name: "connecting", do: func(ctx context.Context) (err error) {
+			m.row.Connect, err = m.connecting(m.Services - 1)
+			return err
+		}},
+		{name: "a sequence of connections", do: m.sequence, skip: !m.Sequence},
+		{name: "new Services", do: m.newServices},
+		{name: "changes of endpoints", do: m.changes},
+		{name: "connecting with few Services", do: m.few, skip: !m.Few},
+	}
+	var failed []error
+	for i, s := range steps {
+		if s.skip {
+			continue
+		}
+		m.note("%s", s.name)
+		if err := s.do(ctx); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
+			if i == 0 || ctx.Err() != nil {
+				break // what does not start has nothing else to show
+			}
+		}
+	}
+	return errors.Join(failed...)
+}
