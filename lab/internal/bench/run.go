@@ -39,6 +39,7 @@ func Services(ctx context.Context, ws workspace.Workspace, log *progress.Log, p 
 		for _, proxy := range p.Proxies {
 			row, err := s.measure(ctx, proxy, size)
 			if err != nil {
+				_ = s.report(out) // what is known so far is worth seeing
 				return fmt.Errorf("%s at %d: %w", proxy, size, err)
 			}
 			s.rows = append(s.rows, row)

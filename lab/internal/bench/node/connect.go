@@ -33,12 +33,20 @@ func connect(ctx context.Context, to netip.AddrPort) (netip.Addr, error) {
 var errWaited = errors.New("waited in vain")
 
 const (
-	// attemptEvery is the resolution of every waiting time.
-	attemptEvery = 2 * time.Millisecond
+	// finest is the finest resolution of a waiting time, coarsest the coarsest;
+	// between them it is a twentieth of the time. The guest has one processor:
+	// what attempts take of it, the proxy does not have.
+	finest   = 2 * time.Millisecond
+	coarsest = 100 * time.Millisecond
 	// attemptTime is how long an attempt may take: less than the second after
 	// which TCP repeats a lost packet, so that each success is a new attempt's.
 	attemptTime = 400 * time.Millisecond
 )
+
+// pause is the time between two attempts when some time has been waited.
+func pause(waited time.Duration) time.Duration {
+	return min(max(waited/20, finest), coarsest)
+}
 
 // awaitAnswer tries to connect again and again until somebody answers who is
 // as wanted, and returns when. Attempts do not wait for each other: one whose
@@ -58,16 +66,14 @@ func awaitAnswer(ctx context.Context, to netip.AddrPort, wanted func(netip.Addr)
 			}
 		}
 	}
-	tick := time.NewTicker(attemptEvery)
-	defer tick.Stop()
-	for {
+	for begin := time.Now(); ; {
 		go attempt()
 		select {
 		case when := <-answered:
 			return when, nil
 		case <-ctx.Done():
 			return time.Time{}, context.Cause(ctx)
-		case <-tick.C:
+		case <-time.After(pause(time.Since(begin))):
 		}
 	}
 }

@@ -58,6 +58,9 @@ func (m *run) all(ctx context.Context) error {
 	if m.client, err = load.NewClient(m.Kubeconfig, workers); err != nil {
 		return err
 	}
+	if err := quiet(); err != nil {
+		return err
+	}
 	if err := layOut(); err != nil {
 		return err
 	}
@@ -100,7 +103,7 @@ func (m *run) steps(ctx context.Context) error {
 		if s.skip {
 			continue
 		}
-		m.note("%s", s.name)
+		m.note("%s ...", s.name)
 		if err := s.do(ctx); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
 			if i == 0 || ctx.Err() != nil {

@@ -61,3 +61,16 @@ func TestTheLastChangesAreOfDifferentServices(t *testing.T) {
 		}
 	}
 }
+
+func TestWaitingIsFineAtFirstAndCheapLater(t *testing.T) {
+	for waited, want := range map[time.Duration]time.Duration{
+		0:                      finest,
+		20 * time.Millisecond:  finest,
+		200 * time.Millisecond: 10 * time.Millisecond,
+		time.Minute:            coarsest,
+	} {
+		if got := pause(waited); got != want {
+			t.Errorf("after %s: %s, want %s", waited, got, want)
+		}
+	}
+}
