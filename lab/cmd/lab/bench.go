@@ -58,6 +58,7 @@ func measureOnNode(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Proxy, "proxy", "", "the proxy's name in the row")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "the administrator's")
 	flags.StringVar(&o.Log, "log", "", "file for the proxy's output")
+	flags.StringVar(&o.Metrics, "metrics", "", "URL of the proxy's metrics")
 	flags.IntVar(&o.Services, "services", 0, "number of Services that are there")
 	flags.DurationVar(&o.Wait, "wait", mostWait, "how long anything is waited for")
 	flags.BoolVar(&o.Sequence, "sequence", false, "make a sequence of connections")

@@ -63,6 +63,14 @@ func (p Plan) needsKubeProxy() bool {
 	return slices.Contains(p.Proxies, IPVS) || slices.Contains(p.Proxies, IPTables)
 }
 
+// metricsURL is where a proxy answers with its metrics, on the node.
+func metricsURL(proxy string) string {
+	if proxy == Ours {
+		return "http://127.0.0.1:20241/metrics"
+	}
+	return "http://127.0.0.1:10249/metrics"
+}
+
 // Command is how a proxy is started on the lab's first node. kube-proxy has
 // its defaults, as kubeadm leaves them.
 func Command(proxy, binDir, kubeconfig string) []string {

@@ -29,10 +29,9 @@ type Row struct {
 	ChangeTime *Figure `json:"changeSeconds,omitempty"`
 	// Memory is of the proxy once it is at rest after its start.
 	Memory *Memory `json:"memoryMB,omitempty"`
-	// Rules counts the iptables rules, RulesBefore those of the node's
-	// kubelet, which are among them.
-	Rules       *Figure `json:"iptablesRules,omitempty"`
-	RulesBefore *Figure `json:"iptablesRulesBefore,omitempty"`
+	// Rules counts the proxy's iptables rules of all tables: those of the
+	// node's kubelet, two or three, are not among them.
+	Rules *Figure `json:"iptablesRules,omitempty"`
 	// Connect is the median time of a connection through the last Service,
 	// in microseconds; ConnectFew the same in the same guest after all
 	// Services but FewServices were deleted.
@@ -40,6 +39,10 @@ type Row struct {
 	ConnectFew *Figure `json:"connectFewMicroseconds,omitempty"`
 	// Sequence is a row of connections from one client through one Service.
 	Sequence *Sequence `json:"sequence,omitempty"`
+	// Load is the host's load average, of one minute, before the cluster was
+	// started. Much more than 1 is somebody else's work, and makes all times
+	// longer.
+	Load float64 `json:"hostLoad"`
 	// Error says why figures are missing.
 	Error string `json:"error,omitempty"`
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kube-router/kube-router/lab/internal/bench/load"
@@ -60,6 +61,7 @@ type session struct {
 // measure runs one proxy in a cluster of its own: no other way leaves a
 // kernel in which nothing of another proxy is.
 func (s *session) measure(ctx context.Context, proxy string, size int) (row Row, err error) {
+	busy := hostLoad()
 	o := cluster.Options{Nodes: 1, Router: cluster.RouterNone, NeedProduct: true, Memory: "3G"}
 	if err := s.lab.Up(ctx, s.log, o); errors.Is(err, cluster.ErrUp) {
 		return row, fmt.Errorf("the benchmark needs a cluster of its own: %w", err)
@@ -83,7 +85,19 @@ func (s *session) measure(ctx context.Context, proxy string, size int) (row Row,
 		row, err = s.onNode(ctx, proxy, size)
 		return err
 	})
+	row.Load = busy
 	return row, err
+}
+
+// hostLoad is the first of the load averages, 0 if the kernel does not tell.
+func hostLoad() float64 {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(data), " ")
+	load, _ := strconv.ParseFloat(first, 64)
+	return load
 }
 
 // onNode runs the measuring process on the node, and reads the row that is
@@ -96,7 +110,7 @@ func (s *session) onNode(ctx context.Context, proxy string, size int) (Row, erro
 	const proxyLog = "/var/log/bench/proxy.log"
 	command := []string{
 		self, NodeCommand, "--proxy", proxy, "--services", strconv.Itoa(size), "--wait", s.wait.String(),
-		"--kubeconfig", s.lab.Kubeconfig(), "--log", proxyLog,
+		"--kubeconfig", s.lab.Kubeconfig(), "--log", proxyLog, "--metrics", metricsURL(proxy),
 		"--sequence=" + strconv.FormatBool(size == s.plan.Sizes[0]),
 		"--few=" + strconv.FormatBool(size == s.plan.Sizes[len(s.plan.Sizes)-1]), "--",
 	}

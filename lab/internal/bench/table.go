@@ -50,6 +50,7 @@ var columns = []struct {
 	{"rules", func(r Row) string { return r.Rules.String() }},
 	{"connect us", func(r Row) string { return r.Connect.String() }},
 	{"at 100", func(r Row) string { return r.ConnectFew.String() }},
+	{"host load", func(r Row) string { return exactly(r.Load).String() }},
 }
 
 func (s *Spread) of(get func(Spread) *Figure) string {

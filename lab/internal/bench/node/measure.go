@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"os"
 	"time"
 
 	"github.com/kube-router/kube-router/lab/internal/bench"
@@ -23,8 +25,9 @@ type Options struct {
 	// Sequence also makes the sequence of connections, Few also compares with
 	// few Services, which deletes the others.
 	Sequence, Few bool
-	// Log is where the proxy's output goes.
-	Log string
+	// Log is where the proxy's output goes, and what it answers at the URL
+	// Metrics in the end.
+	Log, Metrics string
 }
 
 // workers is how many changes are asked for at once.
@@ -36,6 +39,8 @@ type run struct {
 	client *load.Client
 	proxy  *proxy
 	row    *bench.Row
+	// before is the number of iptables rules that are not the proxy's.
+	before int
 	note   func(format string, args ...any)
 }
 
@@ -67,18 +72,37 @@ func (m *run) all(ctx context.Context) error {
 	if err := answer(); err != nil {
 		return err
 	}
-	before, err := countRules(ctx)
-	if err != nil {
+	if m.before, err = countRules(ctx); err != nil {
 		return err
 	}
-	m.row.RulesBefore = bench.Count(before)
 	if m.proxy, err = startProxy(m.Command, m.Log); err != nil {
 		return err
 	}
 	defer m.proxy.stop()
 	ctx, cancel := m.proxy.alive(ctx)
 	defer cancel()
+	defer m.keepMetrics(ctx)
 	return m.steps(ctx)
+}
+
+// keepMetrics adds the proxy's own metrics to its log, for whoever wonders
+// where its time went.
+func (m *run) keepMetrics(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Metrics, nil)
+	if err != nil {
+		return
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	if log, err := os.OpenFile(m.Log, os.O_APPEND|os.O_WRONLY, 0); err == nil {
+		_, _ = io.Copy(log, resp.Body)
+		log.Close()
+	}
 }
 
 func (m *run) steps(ctx context.Context) error {

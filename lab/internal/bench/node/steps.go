@@ -54,8 +54,8 @@ func (m *run) atRest(ctx context.Context) error {
 		return err
 	}
 	rules, err := countRules(ctx)
-	m.row.Rules = bench.Count(rules)
-	m.note("memory %s MB, %d rules", m.row.Memory, rules)
+	m.row.Rules = bench.Count(rules - m.before)
+	m.note("memory %s MB, %s rules", m.row.Memory, m.row.Rules)
 	return err
 }
 
