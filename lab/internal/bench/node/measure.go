@@ -75,6 +75,9 @@ func (m *run) all(ctx context.Context) error {
 	if m.before, err = countRules(ctx); err != nil {
 		return err
 	}
+	if err := readProgram(m.Command[0]); err != nil {
+		return err
+	}
 	if m.proxy, err = startProxy(m.Command, m.Log); err != nil {
 		return err
 	}

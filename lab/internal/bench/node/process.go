@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +44,18 @@ func startProxy(command []string, log string) (*proxy, error) {
 	}
 	go func() { _ = p.cmd.Wait(); close(p.ended) }()
 	return p, nil
+}
+
+// readProgram brings a program into the page cache: reading it through hostfs
+// takes longer than some proxies need to start, and says nothing of them.
+func readProgram(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(io.Discard, f)
+	return err
 }
 
 func (p *proxy) stop() {
