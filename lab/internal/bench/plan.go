@@ -30,7 +30,7 @@ type Plan struct {
 // The bounds of a size: changes of endpoints must not meet at one Service, and
 // the Services must fit into the range of the lab's Service addresses.
 const (
-	fewestServices = FewServices
+	fewestServices = load.Few
 	mostServices   = 20000
 )
 

@@ -34,7 +34,7 @@ type Row struct {
 	Rules *Figure `json:"iptablesRules,omitempty"`
 	// Connect is the median time of a connection through the last Service,
 	// in microseconds; ConnectFew the same in the same guest after all
-	// Services but FewServices were deleted.
+	// Services but 100 (load.Few) were deleted.
 	Connect    *Figure `json:"connectMicroseconds,omitempty"`
 	ConnectFew *Figure `json:"connectFewMicroseconds,omitempty"`
 	// Sequence is a row of connections from one client through one Service.
@@ -46,9 +46,6 @@ type Row struct {
 	// Error says why figures are missing.
 	Error string `json:"error,omitempty"`
 }
-
-// FewServices is the size that connecting at the largest is compared with.
-const FewServices = 100
 
 // Figure is a measured value. One that is Over is a bound: the real value is
 // above it, but was not waited for.

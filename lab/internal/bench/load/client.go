@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,9 +17,8 @@ import (
 	"github.com/kube-router/kube-router/lab/internal/cluster"
 )
 
-// requestTime bounds one request; an API server that is being filled may take
-// seconds.
-const requestTime = 30 * time.Second
+// requestTime bounds one request: the API server itself takes a minute at most.
+const requestTime = 90 * time.Second
 
 // Client writes to the API server. It is not client-go so that the lab builds
 // in seconds, and so that it takes little of a guest's one processor.
@@ -48,10 +48,25 @@ func (c *Client) Patch(ctx context.Context, path string, change any) error {
 	return c.do(ctx, http.MethodPatch, path, "application/merge-patch+json", change)
 }
 
-// Delete deletes an object; one that is not there is not an error.
-func (c *Client) Delete(ctx context.Context, path string) error {
-	return c.do(ctx, http.MethodDelete, path, "", nil)
+// deleteAll deletes a collection. The API server answers a request that takes
+// it more than a minute with an error, and the deletion goes on with the next.
+func (c *Client) deleteAll(ctx context.Context, collection string) error {
+	for {
+		err := c.do(ctx, http.MethodDelete, collection, "", nil)
+		var status statusError
+		if !errors.As(err, &status) || status.code != http.StatusGatewayTimeout {
+			return err
+		}
+	}
 }
+
+// statusError is an answer that is not a success.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e statusError) Error() string { return e.text }
 
 func (c *Client) do(ctx context.Context, method, path, kind string, body any) error {
 	var data []byte
@@ -74,8 +89,8 @@ func (c *Client) do(ctx context.Context, method, path, kind string, body any) er
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
-	if resp.StatusCode >= 300 && (method != http.MethodDelete || resp.StatusCode != http.StatusNotFound) {
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, strings.TrimSpace(string(answer)))
+	if resp.StatusCode >= 300 {
+		return statusError{resp.StatusCode, fmt.Sprintf("%s %s: %s: %s", method, path, resp.Status, strings.TrimSpace(string(answer)))}
 	}
 	return err
 }

@@ -120,7 +120,7 @@ const (
 	newSamples = 20
 	// newBudget is the time for all of them: a proxy that needs half a minute
 	// for one is not asked twenty times. fewestSamples are taken all the same.
-	newBudget     = 2 * time.Minute
+	newBudget     = 90 * time.Second
 	fewestSamples = 3
 )
 
@@ -210,13 +210,10 @@ func (m *run) change(i int) load.Service {
 // few deletes all but a few Services, waits until the proxy has followed and
 // connects again: in the same guest, because two are never equally fast.
 func (m *run) few(ctx context.Context) error {
-	if m.Services <= bench.FewServices {
+	if m.Services <= load.Few {
 		return nil
 	}
-	end := m.Services + newSamples
-	if err := load.Each(ctx, workers, bench.FewServices, end, func(ctx context.Context, i int) error {
-		return m.client.DeleteService(ctx, load.Service{Number: i})
-	}); err != nil {
+	if err := m.client.Shrink(ctx); err != nil {
 		return err
 	}
 	if err := m.awaitGone(ctx, m.Services-1); err != nil {
@@ -226,7 +223,7 @@ func (m *run) few(ctx context.Context) error {
 		return err
 	}
 	var err error
-	m.row.ConnectFew, err = m.connecting(bench.FewServices - 1)
+	m.row.ConnectFew, err = m.connecting(load.Few - 1)
 	return err
 }
 
