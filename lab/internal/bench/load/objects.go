@@ -119,7 +119,7 @@ func (s Service) slice() fields {
 		"metadata": fields{"name": s.Name(), "labels": fields{
 			"kubernetes.io/service-name":             s.Name(),
 			"endpointslice.kubernetes.io/managed-by": "bench",
-			size: s.size(),
+			size:                                     s.size(),
 		}},
 		"ports":     []fields{{"name": "web", "port": Port, "protocol": "TCP"}},
 		"endpoints": s.endpoints(),
