@@ -26,7 +26,7 @@ type Options struct {
 	// few Services, which deletes the others.
 	Sequence, Few bool
 	// Log is where the proxy's output goes, and what it answers at the URL
-	// Metrics in the end.
+	// Metrics, at rest after the start and in the end.
 	Log, Metrics string
 }
 
@@ -84,13 +84,14 @@ func (m *run) all(ctx context.Context) error {
 	defer m.proxy.stop()
 	ctx, cancel := m.proxy.alive(ctx)
 	defer cancel()
-	defer m.keepMetrics(ctx)
-	return m.steps(ctx)
+	err = m.steps(ctx)
+	m.keepMetrics(ctx, "at the end")
+	return err
 }
 
 // keepMetrics adds the proxy's own metrics to its log, for whoever wonders
 // where its time went.
-func (m *run) keepMetrics(ctx context.Context) {
+func (m *run) keepMetrics(ctx context.Context, when string) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Metrics, nil)
@@ -103,6 +104,7 @@ func (m *run) keepMetrics(ctx context.Context) {
 	}
 	defer resp.Body.Close()
 	if log, err := os.OpenFile(m.Log, os.O_APPEND|os.O_WRONLY, 0); err == nil {
+		fmt.Fprintf(log, "# metrics %s\n", when)
 		_, _ = io.Copy(log, resp.Body)
 		log.Close()
 	}

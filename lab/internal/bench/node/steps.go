@@ -53,6 +53,7 @@ func (m *run) atRest(ctx context.Context) error {
 	if m.row.Memory, err = m.proxy.memory(); err != nil {
 		return err
 	}
+	m.keepMetrics(ctx, "at rest")
 	rules, err := countRules(ctx)
 	m.row.Rules = bench.Count(rules - m.before)
 	m.note("memory %s MB, %s rules", m.row.Memory, m.row.Rules)
