@@ -114,15 +114,15 @@ func TestTable(t *testing.T) {
 	rows := []Row{
 		{
 			Proxy: Ours, Services: 600, ColdStart: exactly(0.4567), New: SpreadOf([]float64{4, 5, 30.25}),
-			ChangeCPU: exactly(0.9), ChangeTime: exactly(3), Memory: &Memory{Total: 33.33}, Rules: Count(47), Connect: exactly(212.7), Load: 0.5,
+			ChangeCPU: exactly(0.9), ChangeTime: exactly(3), Memory: &Memory{Total: 33.33, Peak: 41}, Rules: Count(47), Connect: exactly(212.7), Load: 0.5,
 			Sequence: &Sequence{Count: 10000, Max: 12},
 		},
 		{Proxy: IPVS, Services: 600, ColdStart: &Figure{600, true}, Error: "it was too slow"},
 	}
 	const want = `
-     proxy  Services  cold start s  new p50 ms    p90    max  samples  CPU s/1000 changes  in s  memory MB  rules  connect us  at 100 host load
-      ours       600          0.46           5   30.2   30.2        3                0.90     3       33.3     47         213       - 0.50
-      ipvs       600      over 600           -      -      -        -                   -     -          -      -           -       - 0
+     proxy  Services  cold start s  new p50 ms    p90    max  samples  CPU s/1000 changes  in s  memory MB peak  rules  connect us  at 100 host load
+      ours       600          0.46           5   30.2   30.2        3                0.90     3       33.3  41   47         213       - 0.50
+      ipvs       600      over 600           -      -      -        -                   -     -      -    -      -           -       - 0
 ours at 600, connections one after the other: 10000, 0 of them in 1 s or more, 0 failed, longest 12 ms
 ipvs at 600: it was too slow
 `

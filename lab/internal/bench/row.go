@@ -27,7 +27,8 @@ type Row struct {
 	// endpoints; ChangeTime how long it took until the last had its effect.
 	ChangeCPU  *Figure `json:"changeCPUSeconds,omitempty"`
 	ChangeTime *Figure `json:"changeSeconds,omitempty"`
-	// Memory is of the proxy once it is at rest after its start.
+	// Memory is of the proxy once it is at rest after its start and after the
+	// new Services.
 	Memory *Memory `json:"memoryMB,omitempty"`
 	// Rules counts the proxy's iptables rules of all tables: those of the
 	// node's kubelet, two or three, are not among them.

@@ -47,6 +47,7 @@ var columns = []struct {
 	{"CPU s/1000 changes", func(r Row) string { return r.ChangeCPU.String() }},
 	{"in s", func(r Row) string { return r.ChangeTime.String() }},
 	{"memory MB", func(r Row) string { return r.Memory.String() }},
+	{"peak", func(r Row) string { return r.Memory.peak() }},
 	{"rules", func(r Row) string { return r.Rules.String() }},
 	{"connect us", func(r Row) string { return r.Connect.String() }},
 	{"at 100", func(r Row) string { return r.ConnectFew.String() }},
@@ -65,6 +66,13 @@ func (m *Memory) String() string {
 		return "-"
 	}
 	return number(m.Total)
+}
+
+func (m *Memory) peak() string {
+	if m == nil {
+		return "-"
+	}
+	return number(m.Peak)
 }
 
 // WriteTable prints all rows, and below them what was not measured and why.

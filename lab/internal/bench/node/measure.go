@@ -117,13 +117,14 @@ func (m *run) steps(ctx context.Context) error {
 		skip bool
 	}{
 		{name: "cold start", do: m.coldStart},
-		{name: "memory and rules", do: m.atRest},
+		{name: "iptables rules", do: m.rules},
 		{name: "connecting", do: func(ctx context.Context) (err error) {
 			m.row.Connect, err = m.connecting(m.Services - 1)
 			return err
 		}},
 		{name: "a sequence of connections", do: m.sequence, skip: !m.Sequence},
 		{name: "new Services", do: m.newServices},
+		{name: "memory", do: m.memory},
 		{name: "changes of endpoints", do: m.changes},
 		{name: "connecting with few Services", do: m.few, skip: !m.Few},
 	}
