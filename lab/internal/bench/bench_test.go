@@ -143,3 +143,28 @@ func squeeze(s string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+func TestProgressIsHandedOnByLines(t *testing.T) {
+	var got []string
+	w := &lineWriter{line: func(l string) { got = append(got, l) }}
+	for _, piece := range []string{"one\ntw", "o", "\n\nrest"} {
+		if n, err := w.Write([]byte(piece)); n != len(piece) || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	if want := []string{"one", "two", ""}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestOnlyOursIsOurs(t *testing.T) {
+	for proxy, want := range map[string]string{
+		Ours:     "/bin/kube-router --kubeconfig=/k --hostname-override=node1 --run-router=false --run-firewall=false --run-service-proxy=true --metrics-port=20241",
+		IPTables: "/bin/kube-proxy --kubeconfig=/k --hostname-override=node1 --proxy-mode=iptables --cluster-cidr=10.244.0.0/16",
+		IPVS:     "/bin/kube-proxy --kubeconfig=/k --hostname-override=node1 --proxy-mode=ipvs --cluster-cidr=10.244.0.0/16",
+	} {
+		if got := strings.Join(Command(proxy, "/bin", "/k"), " "); got != want {
+			t.Errorf("%s is started as\n%s, want\n%s", proxy, got, want)
+		}
+	}
+}
