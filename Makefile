@@ -14,13 +14,17 @@ ROUTER ?= kube-router
 NODE   ?= 1
 CMD    ?= hostname
 
+# What bench-services measures.
+SIZES   ?= 600,1000,5000
+PROXIES ?= ours,ipvs,iptables
+
 export CGO_ENABLED := 0
 export VERSION
 
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit kernel guest lint demo e2e conformance image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit kernel guest lint demo e2e conformance bench-services image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -63,6 +67,9 @@ e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
 
 conformance: lab-tool ## Kubernetes' own tests of Services; FOCUS=, SKIP= select others
 	@$(LAB) conformance $${FOCUS:+--focus "$$FOCUS"} $${SKIP:+--skip "$$SKIP"}
+
+bench-services: lab-tool ## our Services beside kube-proxy's, judged; SIZES=600,1000 PROXIES=ours,ipvs
+	@$(LAB) bench services --sizes $(SIZES) --proxies $(PROXIES)
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/kube-router/kube-router/lab/internal/bench"
 	"github.com/kube-router/kube-router/lab/internal/guest"
 )
 
@@ -35,6 +36,8 @@ const usage = `usage: lab COMMAND
         Kubernetes' own tests of Services and pod networking, on the cluster
         that is up, or on one of its own with --nodes 3; KEEP=1 keeps that and
         the namespaces of specs that fail
+  bench services [--sizes 600,1000,5000] [--proxies ours,ipvs,iptables] [--wait 10m]
+        Service proxies side by side, each in a cluster of its own, and judged
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
   image
@@ -86,6 +89,10 @@ func run(ctx context.Context, args []string) error {
 		return runDemo(ctx, rest)
 	case "conformance":
 		return runConformance(ctx, rest)
+	case "bench":
+		return runBench(ctx, rest)
+	case bench.NodeCommand:
+		return measureOnNode(ctx, rest)
 	case "up":
 		return up(ctx, rest)
 	case "down":

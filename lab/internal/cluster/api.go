@@ -37,24 +37,33 @@ type clientConfig struct {
 }
 
 func newAPI(kubeconfig string) (*api, error) {
-	data, err := os.ReadFile(kubeconfig)
+	server, transport, err := Transport(kubeconfig)
 	if err != nil {
 		return nil, err
+	}
+	return &api{server: server, http: &http.Client{Timeout: 10 * time.Second, Transport: transport}}, nil
+}
+
+// Transport is the way to the API server that a kubeconfig of the lab
+// describes: its URL, and connections that verify it and prove who asks.
+func Transport(kubeconfig string) (server string, _ *http.Transport, err error) {
+	data, err := os.ReadFile(kubeconfig)
+	if err != nil {
+		return "", nil, err
 	}
 	var c clientConfig
 	if err := json.Unmarshal(data, &c); err != nil || len(c.Clusters) != 1 || len(c.Users) != 1 {
-		return nil, fmt.Errorf("%s was not written by this lab: %w", kubeconfig, err)
+		return "", nil, fmt.Errorf("%s was not written by this lab: %w", kubeconfig, err)
 	}
 	cert, err := tls.X509KeyPair(c.Users[0].User.Cert, c.Users[0].User.Key)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.Clusters[0].Cluster.CA)
-	return &api{server: c.Clusters[0].Cluster.Server, http: &http.Client{
-		Timeout:   10 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}},
-	}}, nil
+	return c.Clusters[0].Cluster.Server, &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}},
+	}, nil
 }
 
 func (a *api) text(ctx context.Context, path string) (string, error) {
