@@ -26,10 +26,14 @@ type Queue[K comparable] struct {
 	items   map[K]*item
 	order   []K // keys that are due now, in the order they became so
 	changed chan struct{}
+	// marked is when the first key was marked since the last Take, or zero.
+	// Thousands of keys are marked at once, and asking for the time is dear
+	// where it is a system call.
+	marked time.Time
 }
 
 type item struct {
-	since    time.Time // when the key first became dirty
+	since    time.Time // when the key first became dirty, or shortly before
 	queued   bool      // in order
 	taken    bool      // handed out by Take and not settled yet
 	again    time.Time // when it was first marked while taken, else zero
@@ -59,16 +63,24 @@ func (q *Queue[K]) Mark(keys ...K) {
 	for _, key := range keys {
 		it := q.items[key]
 		if it == nil {
-			it = &item{since: time.Now()}
+			it = &item{since: q.now()}
 			q.items[key] = it
 		}
 		switch {
 		case !it.taken:
 			q.enqueue(key, it)
 		case it.again.IsZero():
-			it.again = time.Now()
+			it.again = q.now()
 		}
 	}
+}
+
+// now is the time of a mark. The caller holds the lock.
+func (q *Queue[K]) now() time.Time {
+	if q.marked.IsZero() {
+		q.marked = time.Now()
+	}
+	return q.marked
 }
 
 // enqueue makes a key due. The caller holds the lock.
@@ -108,7 +120,7 @@ func (q *Queue[K]) takeDue() []K {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	keys := q.order
-	q.order = nil
+	q.order, q.marked = nil, time.Time{}
 	for _, key := range keys {
 		it := q.items[key]
 		it.queued, it.taken = false, true

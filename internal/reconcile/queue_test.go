@@ -191,9 +191,11 @@ func TestPending(t *testing.T) {
 		}
 		expect()
 		q.Mark("a")
+		expect("a since 0s, 0 attempts: <nil>")
+		q.Take(t.Context())
 		time.Sleep(time.Second)
-		q.Mark("b", "a")
-		expect("a since 0s, 0 attempts: <nil>", "b since 1s, 0 attempts: <nil>")
+		q.Mark("b")
+		expect("a since 0s, 1 attempts: <nil>", "b since 1s, 0 attempts: <nil>")
 		q.Take(t.Context())
 		q.Settle("a", errKernel)
 		q.Settle("b", nil)

@@ -103,11 +103,6 @@ func newBatch(c *Controller) *batch {
 // take compiles a Service into the plan, and notes what it touches and what it
 // touched before without success.
 func (b *batch) take(k cluster.Key) {
-	touched := b.touched[k]
-	if touched == nil {
-		touched = newResources()
-		b.touched[k] = touched
-	}
 	var want *desired
 	service, slices := b.state.get(k)
 	if service != nil {
@@ -119,16 +114,9 @@ func (b *batch) take(k cluster.Key) {
 	}
 	b.noteFlows(staleFlows(b.plan.datagrams(k), want.datagrams()))
 	b.tellHealth(k, service, want)
-	b.plan.set(k, want, touched)
-	merge(b.resources.virtuals, touched.virtuals)
-	merge(b.resources.vips, touched.vips)
-	merge(b.resources.hairpins, touched.hairpins)
-}
-
-func merge[K comparable](into, from map[K]struct{}) {
-	for k := range from {
-		into[k] = struct{}{}
-	}
+	t := b.plan.set(k, want).and(b.touched[k])
+	b.touched[k] = t
+	b.resources.add(t)
 }
 
 // run brings the kernel in line. What lets packets through comes after what

@@ -170,7 +170,7 @@ type Controller struct {
 	direct      bool                       // some Services have direct server return
 	mtu         int                        // of the link with this node's address, in bytes
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
-	touched     map[cluster.Key]*resources
+	touched     map[cluster.Key]*touched
 	stale       map[conntrack.Flow]struct{} // to be deleted
 	complaint   reconcile.Complaints
 	// ruleChanges are the chains and jumps that were changed.
@@ -198,7 +198,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		plan:  newPlan(),
 		marks: newMarks(), mtu: defaultMTU,
 		sources:   map[ipvs.ID][]netip.Prefix{},
-		touched:   map[cluster.Key]*resources{},
+		touched:   map[cluster.Key]*touched{},
 		stale:     map[conntrack.Flow]struct{}{},
 		complaint: reconcile.Complaints{},
 	}

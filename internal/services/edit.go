@@ -191,17 +191,17 @@ func (b *batch) hairpinFailed(e ipset.Entry, err error) { b.failedHairpins[e] = 
 // outcome is the first error that a Service met, or nil.
 func (b *batch) outcome(k cluster.Key) error {
 	touched := b.touched[k]
-	for id := range touched.virtuals {
+	for _, id := range touched.virtuals {
 		if err := b.failedVirtuals[id]; err != nil {
 			return err
 		}
 	}
-	for addr := range touched.vips {
+	for _, addr := range touched.vips {
 		if err := b.failedVIPs[addr]; err != nil {
 			return err
 		}
 	}
-	for entry := range touched.hairpins {
+	for _, entry := range touched.hairpins {
 		if err := b.failedHairpins[entry]; err != nil {
 			return err
 		}

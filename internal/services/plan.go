@@ -117,37 +117,72 @@ func newResources() *resources {
 	}
 }
 
-// set makes want what a Service wants, nil for nothing, and adds all that it
-// wanted before or wants now to touched.
-func (p *plan) set(key cluster.Key, want *desired, touched *resources) {
+// touched are the resources of one Service that must be looked at. One may be
+// in a list twice.
+type touched struct {
+	virtuals []ipvs.ID
+	vips     []netip.Addr
+	hairpins []ipset.Entry
+}
+
+// add takes those of a Service in.
+func (r *resources) add(t *touched) {
+	addAll(r.virtuals, t.virtuals)
+	addAll(r.vips, t.vips)
+	addAll(r.hairpins, t.hairpins)
+}
+
+func addAll[K comparable](into map[K]struct{}, list []K) {
+	for _, k := range list {
+		into[k] = struct{}{}
+	}
+}
+
+// and joins two, each resource once.
+func (t *touched) and(other *touched) *touched {
+	if other == nil {
+		return t
+	}
+	both := newResources()
+	both.add(t)
+	both.add(other)
+	return &touched{keysOf(both.virtuals), keysOf(both.vips), keysOf(both.hairpins)}
+}
+
+// set makes want what a Service wants, nil for nothing, and returns all that it
+// wanted before or wants now.
+func (p *plan) set(key cluster.Key, want *desired) *touched {
+	t := &touched{}
 	if old := p.services[key]; old != nil {
-		p.withdraw(key, old, want, touched)
+		p.withdraw(key, old, want, t)
 	}
 	if want == nil {
 		delete(p.services, key)
-		return
+		return t
 	}
-	p.services[key] = want.share()
+	has := want.share()
+	p.services[key] = has
 	p.reals += want.reals
 	if want.direct {
 		p.directs++
 	}
 	for id, v := range want.virtuals {
 		p.virtuals.put(id, key, v)
-		touched.virtuals[id] = struct{}{}
 	}
 	for addr := range want.vips {
 		p.vips.put(addr, key, struct{}{})
-		touched.vips[addr] = struct{}{}
 	}
 	for entry := range want.hairpins {
 		p.hairpins.put(entry, key, struct{}{})
-		touched.hairpins[entry] = struct{}{}
 	}
+	t.virtuals = append(t.virtuals, has.virtuals...)
+	t.vips = append(t.vips, has.vips...)
+	t.hairpins = append(t.hairpins, has.hairpins...)
+	return t
 }
 
 // withdraw drops the claims of old that want does not repeat.
-func (p *plan) withdraw(key cluster.Key, old *share, want *desired, touched *resources) {
+func (p *plan) withdraw(key cluster.Key, old *share, want *desired, t *touched) {
 	if want == nil {
 		want = &desired{}
 	}
@@ -155,18 +190,21 @@ func (p *plan) withdraw(key cluster.Key, old *share, want *desired, touched *res
 	if old.direct {
 		p.directs--
 	}
-	withdraw(p.virtuals, key, old.virtuals, want.virtuals, touched.virtuals)
-	withdraw(p.vips, key, old.vips, want.vips, touched.vips)
-	withdraw(p.hairpins, key, old.hairpins, want.hairpins, touched.hairpins)
+	t.virtuals = withdraw(p.virtuals, key, old.virtuals, want.virtuals)
+	t.vips = withdraw(p.vips, key, old.vips, want.vips)
+	t.hairpins = withdraw(p.hairpins, key, old.hairpins, want.hairpins)
 }
 
-func withdraw[R comparable, V, W any](from claims[R, V], key cluster.Key, old []R, want map[R]W, touched map[R]struct{}) {
+// withdraw returns what was dropped.
+func withdraw[R comparable, V, W any](from claims[R, V], key cluster.Key, old []R, want map[R]W) []R {
+	var dropped []R
 	for _, r := range old {
 		if _, ok := want[r]; !ok {
 			from.drop(r, key)
-			touched[r] = struct{}{}
+			dropped = append(dropped, r)
 		}
 	}
+	return dropped
 }
 
 // datagrams are the virtual servers for UDP with real servers that a Service
