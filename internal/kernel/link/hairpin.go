@@ -28,7 +28,7 @@ func (k *Kernel) EnsureHairpin(networks []netip.Prefix) (changed int, err error)
 		return 0, err
 	}
 	bridges := bridgesIn(addrs, networks)
-	links, err := k.handle.LinkList()
+	links, err := dump(k.handle.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("ip link show: %w", err)
 	}

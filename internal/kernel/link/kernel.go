@@ -126,9 +126,24 @@ func (k *Kernel) EnsureLinkDown(name string) error {
 	return nil
 }
 
+// dumpAttempts is how often a dump is repeated that changes interrupted, as
+// where Pods come and go.
+const dumpAttempts = 5
+
+// dump repeats a dump that was interrupted: it may lack what was there all the
+// time.
+func dump[T any](list func() ([]T, error)) (result []T, err error) {
+	for range dumpAttempts {
+		if result, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return result, err
+}
+
 // Addrs implements Interface.
 func (k *Kernel) Addrs() ([]Addr, error) {
-	links, err := k.handle.LinkList()
+	links, err := dump(k.handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("ip link show: %w", err)
 	}
@@ -136,7 +151,7 @@ func (k *Kernel) Addrs() ([]Addr, error) {
 	for _, link := range links {
 		byIndex[link.Attrs().Index] = link.Attrs()
 	}
-	list, err := k.handle.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("ip address show: %w", err)
 	}

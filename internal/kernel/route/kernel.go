@@ -118,6 +118,9 @@ func (k *Kernel) linkNames(list []netlink.Route) (map[int]string, error) {
 		return nil, nil
 	}
 	links, err := k.handle.LinkList()
+	for n := 1; errors.Is(err, netlink.ErrDumpInterrupted) && n < dumpAttempts; n++ {
+		links, err = k.handle.LinkList()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ip link show: %w", err)
 	}
