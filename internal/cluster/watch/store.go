@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kube-router/kube-router/internal/cluster"
@@ -28,35 +27,22 @@ func newStore[A, T any](kind string, convert func(*A) (cluster.Key, *T), feed *c
 	return &store[A, T]{kind: kind, convert: convert, feed: feed, events: events, reported: map[cluster.Key]string{}}
 }
 
-var _ cache.TransformingStore = (*store[int, int])(nil)
+var _ cache.ReflectorStore = (*store[int, int])(nil)
 
-// converted is an object on its way through the temporary store that a
-// reflector fills while the server streams the list.
+// converted is an object of the API that was converted.
 type converted[T any] struct {
 	key    cluster.Key
 	object *T // nil where the object is not served
 }
 
-// GetObjectMeta is how that temporary store learns the object's key.
-func (c *converted[T]) GetObjectMeta() metav1.Object {
-	return &metav1.ObjectMeta{Namespace: c.key.Namespace, Name: c.key.Name}
-}
-
-// Transformer makes the temporary store convert at once too.
-func (s *store[A, T]) Transformer() cache.TransformFunc {
-	return func(o any) (any, error) { return s.from(o) }
-}
-
 // from converts what a reflector hands on.
 func (s *store[A, T]) from(o any) (*converted[T], error) {
-	switch o := o.(type) {
-	case *A:
-		key, object := s.convert(o)
-		return &converted[T]{key, object}, nil
-	case *converted[T]:
-		return o, nil
+	a, ok := o.(*A)
+	if !ok {
+		return nil, fmt.Errorf("%T is not a %s", o, s.kind)
 	}
-	return nil, fmt.Errorf("%T is not a %s", o, s.kind)
+	key, object := s.convert(a)
+	return &converted[T]{key, object}, nil
 }
 
 // Add publishes an object that appeared.

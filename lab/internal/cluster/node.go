@@ -70,7 +70,9 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 		Setup:    env + nodeSetup,
 		Services: []guest.Service{
 			{Name: "containerd", Command: []string{"containerd"}},
+			// kubelet ends where containerd does not answer yet.
 			{Name: "kubelet", After: apiReady, Command: []string{
+				"sh", "-c", `until ctr version >/dev/null 2>&1; do sleep 0.2; done; exec "$0" "$@"`,
 				l.ws.Bin("kubelet"), "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
 				"--hostname-override=" + name, "--node-ip=" + ip,
 			}},
