@@ -168,7 +168,6 @@ type Controller struct {
 	plan        plan
 	marks       marks
 	direct      bool                       // some Services have direct server return
-	mtu         int                        // of the link with this node's address, in bytes
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched     map[cluster.Key]*touched
 	stale       map[conntrack.Flow]struct{} // to be deleted
@@ -195,8 +194,8 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		routes:   route.NewRoutes(drivers.Routes, route.Local),
 		ready:    make(chan struct{}),
 		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},
-		plan:  newPlan(),
-		marks: newMarks(), mtu: defaultMTU,
+		plan:      newPlan(),
+		marks:     newMarks(),
 		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*touched{},
 		stale:     map[conntrack.Flow]struct{}{},

@@ -67,15 +67,11 @@ func (c *Controller) prepareDirect() error {
 	if err != nil {
 		return fmt.Errorf("direct server return: %w", err)
 	}
-	c.mtu = defaultMTU
 	strict, _ := c.drivers.Sysctl.Get(conf("all", "rp_filter"))
 	var list []parameter
 	for _, a := range addrs {
 		if ip := a.Prefix.Addr(); !ip.Is4() || ip.IsLoopback() {
 			continue
-		}
-		if slices.Contains(c.me.addrs, a.Prefix.Addr()) {
-			c.mtu = a.MTU
 		}
 		list = append(list, parameter{conf(a.Link, "accept_local"), "1"})
 		if own, _ := c.drivers.Sysctl.Get(conf(a.Link, "rp_filter")); own == "1" || strict == "1" {
@@ -85,6 +81,20 @@ func (c *Controller) prepareDirect() error {
 	// The stricter of all's and a link's counts: the links have theirs by now.
 	list = append(list, parameter{conf("all", "rp_filter"), "0"}, parameter{conf(tunnelLink, "rp_filter"), "0"})
 	return c.setParameters(list)
+}
+
+// nodeMTU is the MTU of the link with this node's address, in bytes.
+func (c *Controller) nodeMTU() (int, error) {
+	addrs, err := c.drivers.Links.Addrs()
+	if err != nil {
+		return 0, fmt.Errorf("direct server return: %w", err)
+	}
+	for _, a := range addrs {
+		if a.Prefix.Addr() == c.me.source[inet.IPv4] {
+			return a.MTU, nil
+		}
+	}
+	return defaultMTU, nil
 }
 
 // conf is a parameter of a link.

@@ -107,6 +107,9 @@ func (c *Controller) findNode() error {
 	c.me = me
 	if !me.same(old) {
 		c.log.Info("services: this node", "node", me.name, "addresses", me.addrs, "podCIDRs", me.podCIDRs)
+		if c.direct {
+			c.queue.Mark(key{step: stepRules}) // they depend on the link with the address
+		}
 	}
 	if c.begun() {
 		c.markServices(c.concerned(old, me)...)

@@ -117,6 +117,29 @@ func TestDirectRules(t *testing.T) {
 	})
 }
 
+// The size that the rules tell clients follows the link between nodes, and a
+// restart leaves it as it is.
+func TestDirectRulesAfterRestart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.links.DelLink("eth0")
+		w.links.AddLink("eth0", 1450, netip.MustParsePrefix("192.168.7.11/24"))
+		web := annotated(service("web", "10.96.0.10", tcp(80, 0)), "service.dsr", "tunnel")
+		events := []event{set(n1, web, slice("web", 8080, ready("10.244.1.2", "n1")))}
+		w.start(config4(), events...).stop()
+		before, changes := w.rules[inet.IPv4].Text(iptables.Mangle), w.changes()
+		if !strings.Contains(before, "--set-mss 1390") {
+			t.Errorf("not the link's size:\n%s", before)
+		}
+		w.start(config4(), events...).stop()
+		if after := w.rules[inet.IPv4].Text(iptables.Mangle); after != before {
+			t.Errorf("a restart changed the rules (-before +after):\n%s", cmp.Diff(before, after))
+		}
+		if after := w.changes(); after != changes {
+			t.Errorf("a restart made changes:\nwas %s\nis  %s", changes, after)
+		}
+	})
+}
+
 func TestUnassignedClusterIPsAreRefused(t *testing.T) {
 	config := config46()
 	config.RejectUnassigned = true

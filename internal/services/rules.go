@@ -22,13 +22,26 @@ const (
 	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
-var errSetsMissing = errors.New("waiting for the IP sets")
+var (
+	errSetsMissing = errors.New("waiting for the IP sets")
+	errNodeUnknown = errors.New("waiting for this node's address")
+)
 
 // applyRules programs the rules of all families. They are the same whatever
 // Services there are.
 func (c *Controller) applyRules(ctx context.Context) error {
 	if !c.done[stepSets] {
 		return errSetsMissing
+	}
+	mtu := defaultMTU
+	if c.direct {
+		if !c.done[stepNode] {
+			return errNodeUnknown
+		}
+		var err error
+		if mtu, err = c.nodeMTU(); err != nil {
+			return err
+		}
 	}
 	var errs []error
 	for _, f := range c.config.Families {
@@ -37,7 +50,7 @@ func (c *Controller) applyRules(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("no iptables for %s", f))
 			continue
 		}
-		changed, err := rules.Apply(ctx, section(f, c.config, c.direct, c.mtu))
+		changed, err := rules.Apply(ctx, section(f, c.config, c.direct, mtu))
 		c.ruleChanges += uint64(changed)
 		errs = append(errs, err)
 	}

@@ -90,6 +90,9 @@ func (c *Controller) adoptSets() error {
 	}
 	c.adopted = want
 	c.direct = len(want[setName(tunnelSet, inet.IPv4)].Entries) > 0
+	if c.direct {
+		c.queue.Mark(key{step: stepPlatform})
+	}
 	return c.setNodes()
 }
 
