@@ -111,8 +111,22 @@ func (a *apiServer) list(w http.ResponseWriter) {
 	for _, s := range a.services {
 		list.Items = append(list.Items, *s)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(list)
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+	w.Write(protobufOf(a.t, "ServiceList", &list))
+}
+
+// protobufOf is an object of the API as the API server sends it.
+func protobufOf(t testing.TB, kind string, o interface{ Marshal() ([]byte, error) }) []byte {
+	raw, err := o.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "v1", Kind: kind}, Raw: raw}
+	text, err := unknown.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(slices.Clone(protobufMagic), text...)
 }
 
 func (a *apiServer) watch(w http.ResponseWriter, r *http.Request) {
