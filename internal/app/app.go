@@ -18,6 +18,7 @@ import (
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/health"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
 )
 
 // The names of the controllers in logs, health and metrics.
@@ -71,18 +72,18 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	kernel, err := retry(ctx, a.log, "the kernel's drivers", func() (drivers, error) {
-		return openDrivers(ctx, a.cfg.Families(), a.log)
+		return openDrivers(a.cfg.Families(), a.log)
 	})
 	if err != nil {
 		return err
 	}
 	a.build(kernel, client)
-	return a.runAll(ctx, client)
+	return a.runAll(ctx, client, kernel)
 }
 
 // runAll watches, serves and runs the controllers until ctx ends. One that
 // returns an error ends the agent: the DaemonSet starts it anew.
-func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
+func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var all sync.WaitGroup
@@ -95,7 +96,7 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
 	}
 	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
 	start("health", a.server().Run)
-	if a.feeds.WaitSynced(ctx) == nil {
+	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
 			start(p.name, p.controller.Run)
 		}
@@ -104,6 +105,16 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client) error {
 	}
 	a.wait(&all)
 	return context.Cause(ctx)
+}
+
+// prepare waits for the lists and opens iptables meanwhile.
+func (a *agent) prepare(ctx context.Context, kernel drivers) error {
+	variant, err := retry(ctx, a.log, "iptables", func() (iptables.Variant, error) { return kernel.openRules(ctx) })
+	if err != nil {
+		return err
+	}
+	a.log.Info("kernel drivers are open", "iptables", variant)
+	return a.feeds.WaitSynced(ctx)
 }
 
 // settle gives the memory back that the first fill took: what it leaves behind

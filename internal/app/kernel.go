@@ -19,6 +19,7 @@ import (
 // drivers are the kernel facilities that more than one controller uses.
 type drivers struct {
 	rules  map[inet.Family]*iptables.Ruleset
+	tables map[inet.Family]*iptables.Deferred // below rules
 	sets   ipset.Interface
 	routes route.Interface
 	links  link.Interface
@@ -51,19 +52,16 @@ func retry[T any](ctx context.Context, log *slog.Logger, what string, open func(
 	}
 }
 
-// openDrivers opens what is there on every kernel that can run Kubernetes.
-func openDrivers(ctx context.Context, families []inet.Family, log *slog.Logger) (drivers, error) {
-	d := drivers{rules: map[inet.Family]*iptables.Ruleset{}, sysctl: sysctl.New("/proc/sys")}
-	variant, err := iptables.Detect(ctx)
-	if err != nil {
-		return d, fmt.Errorf("iptables: %w", err)
+// openDrivers opens what is there on every kernel that can run Kubernetes, but
+// for iptables, which openRules opens.
+func openDrivers(families []inet.Family, log *slog.Logger) (drivers, error) {
+	d := drivers{
+		rules: map[inet.Family]*iptables.Ruleset{}, tables: map[inet.Family]*iptables.Deferred{},
+		sysctl: sysctl.New("/proc/sys"),
 	}
 	for _, family := range families {
-		tables, err := iptables.Open(ctx, family, variant)
-		if err != nil {
-			return d, fmt.Errorf("iptables for %s: %w", family, err)
-		}
-		d.rules[family] = iptables.NewRuleset(tables, family, log)
+		d.tables[family] = &iptables.Deferred{}
+		d.rules[family] = iptables.NewRuleset(d.tables[family], family, log)
 	}
 	var setsErr, routesErr, linksErr, flowsErr error
 	d.sets, setsErr = ipset.Open()
@@ -73,6 +71,22 @@ func openDrivers(ctx context.Context, families []inet.Family, log *slog.Logger) 
 	if err := errors.Join(setsErr, routesErr, linksErr, flowsErr); err != nil {
 		return d, fmt.Errorf("netlink: %w", err)
 	}
-	log.Info("kernel drivers are open", "iptables", variant)
 	return d, nil
+}
+
+// openRules finds the variant of iptables that the host uses and opens it for
+// all families. It runs programs, which takes longer than all the rest.
+func (d drivers) openRules(ctx context.Context) (iptables.Variant, error) {
+	variant, err := iptables.Detect(ctx)
+	if err != nil {
+		return "", fmt.Errorf("iptables: %w", err)
+	}
+	for family, deferred := range d.tables {
+		tables, err := iptables.Open(ctx, family, variant)
+		if err != nil {
+			return "", fmt.Errorf("iptables for %s: %w", family, err)
+		}
+		deferred.Open(tables)
+	}
+	return variant, nil
 }

@@ -18,25 +18,26 @@ var hints = []string{":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "}
 // else nf_tables where the kernel has it.
 func Detect(ctx context.Context) (Variant, error) { return newHost().detect(ctx) }
 
+// Each look runs programs, so those that cannot change the answer are left out.
 func (h host) detect(ctx context.Context) (Variant, error) {
-	nft, legacy := h.look(ctx, NFT), h.look(ctx, Legacy)
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
+	nft := h.look(ctx, NFT)
 	if nft.err == nil && !nft.hinted && nft.rules == 0 {
 		nft.err = h.probe(ctx)
 	}
-	switch {
-	case nft.err != nil && legacy.err != nil:
-		return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(nft.err, legacy.err))
-	case nft.err != nil:
-		return Legacy, nil
-	case legacy.err != nil, nft.hinted:
-		return NFT, nil
-	case legacy.hinted, legacy.rules > nft.rules:
-		return Legacy, nil
+	if nft.err == nil && nft.hinted {
+		return NFT, ctx.Err()
 	}
-	return NFT, nil
+	if nft.err != nil {
+		if err := h.see(ctx, inet.IPv4, Legacy, &sight{}); err != nil {
+			return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(nft.err, err))
+		}
+		return Legacy, ctx.Err()
+	}
+	legacy := h.look(ctx, Legacy)
+	if legacy.err == nil && (legacy.hinted || legacy.rules > nft.rules) {
+		return Legacy, ctx.Err()
+	}
+	return NFT, ctx.Err()
 }
 
 // probing makes a chain with a rule of an extension, and takes both away. Of
@@ -69,21 +70,21 @@ type sight struct {
 
 func (h host) look(ctx context.Context, variant Variant) sight {
 	var s sight
-	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
-		path, err := h.tool(ctx, family, variant, "save")
-		var text string
-		if err == nil {
-			text, err = run(ctx, "", path)
-		}
-		if err != nil {
-			if family == inet.IPv4 {
-				s.err = err
-			}
-			continue
-		}
-		s.count(text)
+	if s.err = h.see(ctx, inet.IPv4, variant, &s); s.err == nil {
+		_ = h.see(ctx, inet.IPv6, variant, &s) // a host need not have it
 	}
 	return s
+}
+
+// see adds what a variant shows in one family.
+func (h host) see(ctx context.Context, family inet.Family, variant Variant, s *sight) error {
+	path, err := h.tool(ctx, family, variant, "save")
+	if err != nil {
+		return err
+	}
+	text, err := run(ctx, "", path)
+	s.count(text)
+	return err
 }
 
 // count reads the tables of one family.
