@@ -30,13 +30,14 @@ func (b *batch) closePorts() {
 
 // openPorts lets packets through to what IPVS serves now.
 func (b *batch) openPorts() {
-	var open, loud []ipset.Entry
+	open, loud := make([]ipset.Entry, 0, len(b.resources.virtuals)), []ipset.Entry(nil)
+	silenced := !b.empty(dropSet)
 	for id := range b.resources.virtuals {
 		v, _ := b.plan.virtuals.granted(id)
 		if v.server != nil && b.failedVirtuals[id] == nil {
 			open = append(open, portEntry(id))
 		}
-		if !v.drop {
+		if !v.drop && silenced {
 			loud = append(loud, portEntry(id))
 		}
 	}
@@ -65,10 +66,11 @@ func (b *batch) sourceEdits() (allow, deny []ipset.Entry) {
 // before the port is opened and after its sources are let in.
 func (b *batch) restrict() {
 	var shut, open []ipset.Entry
+	restricted := !b.empty(limitSet)
 	for id := range b.resources.virtuals {
 		if v, _ := b.plan.virtuals.granted(id); v.restricted() {
 			shut = append(shut, portEntry(id))
-		} else {
+		} else if restricted {
 			open = append(open, portEntry(id))
 		}
 	}
@@ -98,7 +100,7 @@ func sourceEntry(id ipvs.ID, p netip.Prefix) ipset.Entry {
 // succeeded are guarded as such: an address that the host has for other
 // reasons must go on to work.
 func (b *batch) makeRoutes() {
-	want := map[route.Key]*route.Route{}
+	want := make(map[route.Key]*route.Route, len(b.resources.vips))
 	for addr := range b.resources.vips {
 		if _, ok := b.plan.vips.granted(addr); ok {
 			r := vipRoute(addr, b.me.source[inet.FamilyOf(addr)])
@@ -106,7 +108,7 @@ func (b *batch) makeRoutes() {
 		}
 	}
 	failed := b.routes.Set(want)
-	var guarded []ipset.Entry
+	guarded := make([]ipset.Entry, 0, len(want))
 	for k := range want {
 		if err := failed[k]; err != nil {
 			b.failedVIPs[k.Dst.Addr()] = err

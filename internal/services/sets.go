@@ -3,6 +3,7 @@ package services
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -147,10 +148,20 @@ func (c *Controller) editSets(base string, add, del []ipset.Entry) map[inet.Fami
 	return failed
 }
 
+// empty says that there is nothing in the copies of a set.
+func (c *Controller) empty(base string) bool {
+	return !slices.ContainsFunc(c.config.Families, func(f inet.Family) bool { return !c.sets.Empty(setName(base, f)) })
+}
+
+// ofFamily are the entries of a family: mostly all or none are.
 func ofFamily(entries []ipset.Entry, f inet.Family) []ipset.Entry {
+	other := func(e ipset.Entry) bool { return inet.FamilyOf(e.Prefix.Addr()) != f }
+	if !slices.ContainsFunc(entries, other) {
+		return entries
+	}
 	var list []ipset.Entry
 	for _, e := range entries {
-		if inet.FamilyOf(e.Prefix.Addr()) == f {
+		if !other(e) {
 			list = append(list, e)
 		}
 	}

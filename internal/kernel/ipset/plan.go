@@ -233,27 +233,36 @@ func difference(old, want Set) (add, del []Entry) {
 
 // effective is what of an edit changes the set.
 func (s Set) effective(add, del []Entry) (realAdd, realDel []Entry) {
-	adding := map[Entry]bool{}
+	realAdd, realDel = s.pick(add, false), s.pick(del, true)
+	if len(realDel) == 0 || len(add) == 0 {
+		return realAdd, realDel
+	}
+	adding := make(map[Entry]bool, len(add))
 	for _, e := range add {
-		if n, err := s.normalize(e); err == nil {
-			e = n
-		}
-		adding[e] = true
+		adding[s.normal(e)] = true
 	}
-	for e := range adding {
-		if _, ok := s.Entries[e]; !ok {
-			realAdd = append(realAdd, e)
-		}
-	}
-	for _, e := range del {
-		if n, err := s.normalize(e); err == nil {
-			e = n
-		}
-		if _, ok := s.Entries[e]; ok && !adding[e] {
-			realDel = append(realDel, e)
+	return realAdd, slices.DeleteFunc(realDel, func(e Entry) bool { return adding[e] })
+}
+
+// pick returns those of list that the set has, or has not, each once.
+func (s Set) pick(list []Entry, there bool) []Entry {
+	var picked []Entry
+	for _, e := range list {
+		e = s.normal(e)
+		if _, ok := s.Entries[e]; ok == there {
+			picked = append(picked, e)
 		}
 	}
-	return realAdd, realDel
+	slices.SortFunc(picked, Entry.compare)
+	return slices.Compact(picked)
+}
+
+// normal is the normal form of an entry, or the entry where it has none.
+func (s Set) normal(e Entry) Entry {
+	if n, err := s.normalize(e); err == nil {
+		return n
+	}
+	return e
 }
 
 // edit carries out what effective returned.
@@ -276,10 +285,12 @@ func (s Set) edit(add, del []Entry) {
 // delta adds before it deletes, so that what stays reachable under another
 // entry is so all the time; where there is no room for that, after.
 func delta(name string, old Set, add, del []Entry) []Change {
-	adding := make(map[Entry]bool, len(add))
+	adding := map[Entry]bool{}
 	adds := make([]Change, 0, len(add)+len(del))
 	for _, e := range add {
-		adding[e.place()] = true
+		if len(del) > 0 {
+			adding[e.place()] = true
+		}
 		adds = append(adds, Change{Op: Add, Name: name, Entry: e})
 	}
 	dels := make([]Change, 0, len(del))

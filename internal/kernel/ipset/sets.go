@@ -159,10 +159,7 @@ func (s *Sets) clone(name string, set Set) (Set, error) {
 	}
 	c := Set{Spec: set.Spec.withDefaults(), Entries: make(map[Entry]struct{}, len(set.Entries))}
 	for e := range set.Entries {
-		if n, err := c.normalize(e); err == nil {
-			e = n
-		}
-		c.Entries[e] = struct{}{}
+		c.Entries[c.normal(e)] = struct{}{}
 	}
 	return c, nil
 }
@@ -292,6 +289,14 @@ func (s *Sets) Stats() Stats {
 		}
 	}
 	return st
+}
+
+// Empty says that the kernel holds no entries of a set, as far as is known.
+func (s *Sets) Empty(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it := s.items[name]
+	return it == nil || it.known && len(it.set.Entries) == 0
 }
 
 // Get returns a copy of a set that is wanted, as the kernel shall hold it.
