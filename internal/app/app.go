@@ -35,7 +35,7 @@ const stopTime = 4 * time.Second
 
 // gcPercent is how much garbage there may be for each byte that lives. The
 // agent lives in little memory and makes little garbage at rest.
-const gcPercent = 50
+const gcPercent = 40
 
 // agent is one run of the agent.
 type agent struct {
