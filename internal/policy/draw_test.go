@@ -107,7 +107,7 @@ func (d dice) drawPod(o *objects, name string) *corev1.Pod {
 	switch d.IntN(12) {
 	case 0:
 		pod.Spec.HostNetwork = true
-		setAddrs(pod, nodeAddrs[node])
+		setAddrs(pod, nodeAddrs[node][:2])
 	case 1: // no address yet
 		pod.Status.Phase = corev1.PodPending
 		if d.one(2) {

@@ -22,7 +22,10 @@ type objects struct {
 
 // nodeAddrs are the addresses of the nodes. The agent runs on node1.
 var nodeAddrs = map[string][]netip.Addr{
-	"node1": {netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("fd00:50::1")},
+	"node1": {
+		netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("fd00:50::1"),
+		netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:244:0:1::1"), // of its bridge
+	},
 	"node2": {netip.MustParseAddr("192.168.50.2"), netip.MustParseAddr("fd00:50::2")},
 }
 
