@@ -221,7 +221,7 @@ spec:
   podSelector: {}
   policyTypes: [Egress, Sideways]
   egress:
-  - ports: [{port: "80"}, {port: 80, endPort: 79}, {endPort: 80}, {port: http, endPort: 80}, {protocol: ICMP}, {port: 65536}]`, `
+  - ports: [{port: "80"}, {port: 80, endPort: 79}, {endPort: 80}, {port: http, endPort: 80}, {protocol: ICMP}, {port: 65536}, {protocol: ""}, {protocol: udp}]`, `
 a/b
 isolates [] egress
 ! spec.policyTypes[1]: "Sideways" is not Ingress or Egress; it is left out
@@ -231,6 +231,8 @@ isolates [] egress
 ! spec.egress[0].ports[3].endPort: a range cannot begin at the named port "http"; the port is left out
 ! spec.egress[0].ports[4].protocol: "ICMP" is not TCP, UDP or SCTP; the port is left out
 ! spec.egress[0].ports[5].port: 65536 is not a port; the port is left out
+! spec.egress[0].ports[6].protocol: "" is not TCP, UDP or SCTP; the port is left out
+! spec.egress[0].ports[7].protocol: "udp" is not TCP, UDP or SCTP; the port is left out
 `},
 	})
 }

@@ -3,6 +3,7 @@ package watch
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -155,7 +156,8 @@ func policyPort(port *networkingv1.NetworkPolicyPort) (cluster.PolicyPort, error
 	result := cluster.PolicyPort{Protocol: inet.TCP}
 	if port.Protocol != nil {
 		protocol, err := parseProtocol(*port.Protocol)
-		if err != nil {
+		// Only one that is missing is TCP, and the API has no other spelling.
+		if err != nil || string(*port.Protocol) != strings.ToUpper(protocol.String()) {
 			return result, fmt.Errorf("protocol: %s is not TCP, UDP or SCTP", quote(string(*port.Protocol)))
 		}
 		result.Protocol = protocol
