@@ -14,6 +14,11 @@ ROUTER ?= kube-router
 NODE   ?= 1
 CMD    ?= hostname
 
+# How many random clusters the policies are judged in, and what they are drawn
+# from; SEED=0 is a seed at random.
+CASES ?= 10000
+SEED  ?= 1
+
 # What bench-services measures.
 SIZES   ?= 600,1000,5000
 PROXIES ?= ours,ipvs,iptables
@@ -24,7 +29,7 @@ export VERSION
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit kernel guest lint demo e2e conformance bench-services image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e conformance bench-services image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -41,12 +46,15 @@ demo: lab-tool ## three nodes, the hands-on exercise, seven criteria (cold 15 mi
 test: ## all tests that need no cluster
 	@$(STAGE) begin test
 	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev
-	@$(MAKE) --no-print-directory unit kernel guest
+	@$(MAKE) --no-print-directory unit exact kernel guest
 	@$(STAGE) end test
 
 unit: # tests of the product and of the lab, with the race detector
 	@$(STAGE) run 'unit tests with the race detector' env CGO_ENABLED=1 go test -race ./...
 	@$(STAGE) run 'unit tests of the lab' go test -C lab ./...
+
+exact: ## policies against the API's documentation, in random clusters; CASES=10000 SEED=1 (0: at random)
+	@$(STAGE) run 'policies in $(CASES) random clusters' go test -v -count=1 -timeout 60m -run '^TestRandomClusters$$' ./internal/policy -policy.cases=$(CASES) -policy.seed=$(SEED)
 
 kernel: # drivers on this host's kernel, in network namespaces of their own
 	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel $(call packages,kernel)

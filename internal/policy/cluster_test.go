@@ -2,8 +2,11 @@ package policy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,12 +24,14 @@ type world struct {
 	feeds *cluster.Feeds
 	sets  *ipset.Fake
 	rules *iptables.Fake
-	c     *Controller
+	// rules6 is nil in a cluster without IPv6.
+	rules6 *iptables.Fake
+	c      *Controller
 }
 
 var testConfig = Config{
 	NodeName: "node1", Families: []inet.Family{inet.IPv4},
-	ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
+	ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:96::/112")},
 	NodePorts:     PortRange{30000, 32767},
 }
 
@@ -37,31 +42,82 @@ func newWorld() *world {
 	return w
 }
 
-// start starts an agent over the kernel as it is.
-func (w *world) start() {
-	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, slog.New(slog.DiscardHandler))}
-	w.c = New(testConfig, w.feeds, Drivers{Sets: w.sets, Rules: rules}, slog.New(slog.DiscardHandler))
+// newDualWorld has both address families.
+func newDualWorld() *world {
+	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), rules6: iptables.NewFake()}
+	w.sets.InUse = func(name string) bool { return w.rules.UsesSet(name) || w.rules6.UsesSet(name) }
+	w.rules.SetExists, w.rules6.SetExists = w.sets.Exists, w.sets.Exists
+	w.start()
+	return w
 }
 
-// settle works until nothing is dirty.
+// restarted is another agent over the same kernel, with feeds that are empty.
+func (w *world) restarted() *world {
+	again := &world{feeds: cluster.NewFeeds(), sets: w.sets, rules: w.rules, rules6: w.rules6}
+	again.start()
+	return again
+}
+
+// start starts an agent over the kernel as it is.
+func (w *world) start() {
+	config, rules := testConfig, map[inet.Family]*iptables.Ruleset{}
+	config.Families = slices.Sorted(maps.Keys(w.tables()))
+	for family, fake := range w.tables() {
+		rules[family] = iptables.NewRuleset(fake, family, slog.New(slog.DiscardHandler))
+	}
+	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: rules}, slog.New(slog.DiscardHandler))
+}
+
+// tables are the packet filters of the families that the world has.
+func (w *world) tables() map[inet.Family]*iptables.Fake {
+	tables := map[inet.Family]*iptables.Fake{inet.IPv4: w.rules}
+	if w.rules6 != nil {
+		tables[inet.IPv6] = w.rules6
+	}
+	return tables
+}
+
+// settle works until nothing is dirty, and tries again what fails.
 func (w *world) settle(t testing.TB) {
 	t.Helper()
+	if err := w.attempt(1000); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// work is settle where nothing may fail.
+func (w *world) work() error { return w.attempt(1) }
+
+// attempt works until nothing is dirty or something has failed too often.
+func (w *world) attempt(attempts int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if !w.c.programmed {
 		w.c.queue.Mark(rulesKey)
 	}
 	for len(w.c.queue.Pending()) > 0 {
+		for _, work := range w.c.Status().Pending {
+			if work.Attempts >= attempts {
+				return fmt.Errorf("%s fails: %w", work.What, work.Err)
+			}
+		}
 		keys := w.c.queue.Take(ctx)
 		if keys == nil {
-			t.Fatalf("still dirty: %+v", w.c.queue.Pending())
+			return fmt.Errorf("still dirty: %+v", w.c.queue.Pending())
 		}
 		w.c.work(ctx, keys)
 	}
+	return nil
 }
 
 // kernel is all that is programmed, as operators read it.
-func (w *world) kernel() string { return w.rules.Text(iptables.Filter) + w.sets.Save() }
+func (w *world) kernel() string {
+	text := w.rules.Text(iptables.Filter)
+	if w.rules6 != nil {
+		text += w.rules6.Text(iptables.Filter)
+	}
+	return text + w.sets.Save()
+}
 
 func newPod(ns, name, node, ip, labelText string) *cluster.Pod {
 	set, err := labels.ConvertSelectorToLabelsMap(labelText)

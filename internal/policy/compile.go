@@ -274,11 +274,26 @@ func (o *output) named(s *state, p *cluster.NetworkPolicy, d direction, id strin
 func (o *output) top(c Config, in, out, input []string) {
 	set := setName(isolatedSet, o.family)
 	established := "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-	head := []string{"-m set ! --match-set " + set + " src -m set ! --match-set " + set + " dst -j RETURN", established}
+	passes := append([]string{established}, neighbours(o.family)...)
+	head := append([]string{"-m set ! --match-set " + set + " src -m set ! --match-set " + set + " dst -j RETURN"}, passes...)
 	o.chains[forwardChain] = slices.Concat(head, out, in)
 	o.chains[outputChain] = slices.Concat(head, out, []string{"-m addrtype --src-type LOCAL -j RETURN"}, in)
 	o.chains[inputChain] = slices.Concat(
-		[]string{"-m set ! --match-set " + set + " src -j RETURN", established}, services(c, o.family), input)
+		[]string{"-m set ! --match-set " + set + " src -j RETURN"}, passes, services(c, o.family), input)
+}
+
+// neighbours lets pass what IPv6 has in ARP's place: neighbour solicitations
+// and advertisements (RFC 4861). They are ICMPv6 with the Pod's address, meet
+// these chains, on bridges too, and belong to no connection; a Pod without
+// them reaches nothing, its gateway included.
+func neighbours(f inet.Family) []string {
+	if f != inet.IPv6 {
+		return nil
+	}
+	return []string{
+		"-p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN",
+		"-p ipv6-icmp -m icmp6 --icmpv6-type 136 -j RETURN",
+	}
 }
 
 // services lets pass what goes to a Service, by the cluster's ranges: it holds

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
 )
 
 // The chains. The first three are jumped to from the built-in chains of the
@@ -57,12 +58,13 @@ func policyChain(policy cluster.Key, d direction) string {
 	return policyPrefix + hash(policy.Namespace, policy.Name, string(d))
 }
 
-// setName is a set's name in a family: two sets cannot share one.
+// setName is a set's name in a family: two sets cannot share one. Of a hash at
+// its end remains what the kernel takes, in IPv6 65 bits.
 func setName(base string, f inet.Family) string {
 	if f == inet.IPv6 {
-		return "inet6:" + base
+		base = "inet6:" + base
 	}
-	return base
+	return base[:min(len(base), ipset.MaxNameLen)]
 }
 
 // ownedSets are what the names of all sets of this controller begin with.

@@ -155,7 +155,7 @@ spec:
     - namespaceSelector: {}
     - {namespaceSelector: {matchLabels: {env: prod}}, podSelector: {matchLabels: {role: client}}}
     - {podSelector: {}}
-    - ipBlock: {cidr: 10.1.2.3/8, except: [10.1.0.0/16, 10.2.3.4/24]}
+    - ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 10.2.3.0/24]}
     ports: [{port: 80}, {protocol: UDP, port: dns}, {protocol: SCTP}, {port: 8000, endPort: 8010}, {port: 1, endPort: 1}]
   egress:
   - to: [{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "::/0", except: ["fd00::/8"]}}]
@@ -200,7 +200,9 @@ spec:
     - {namespaceSelector: {matchExpressions: [{key: a, operator: In}]}}
     - {ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}
     - {ipBlock: {cidr: 10.0.0.0/8, except: [0.0.0.0/0]}}
-    - {ipBlock: {cidr: 10.0.0.0/8, except: [ten]}}`, `
+    - {ipBlock: {cidr: 10.0.0.0/8, except: [ten]}}
+    - {ipBlock: {cidr: 10.1.2.3/8}}
+    - {ipBlock: {cidr: "fd00::/16", except: ["fd00::1/64"]}}`, `
 a/b
 isolates [] ingress
 ! spec.ingress[0].from[0].podSelector: one of podSelector, namespaceSelector and ipBlock must be set; the peer is left out
@@ -210,6 +212,8 @@ isolates [] ingress
 ! spec.ingress[0].from[4].ipBlock.except[0]: 11.0.0.0/16 is not inside 10.0.0.0/8; the peer is left out
 ! spec.ingress[0].from[5].ipBlock.except[0]: 0.0.0.0/0 is not inside 10.0.0.0/8; the peer is left out
 ! spec.ingress[0].from[6].ipBlock.except[0]: "ten" is not a CIDR; the peer is left out
+! spec.ingress[0].from[7].ipBlock.cidr: "10.1.2.3/8" has bits set beyond its length; write 10.0.0.0/8, or 10.1.2.3/32 for that one address; the peer is left out
+! spec.ingress[0].from[8].ipBlock.except[0]: "fd00::1/64" has bits set beyond its length; write fd00::/64, or fd00::1/128 for that one address; the peer is left out
 `},
 		{"all ports in error", `
 metadata: {namespace: a, name: b}
@@ -217,7 +221,7 @@ spec:
   podSelector: {}
   policyTypes: [Egress, Sideways]
   egress:
-  - ports: [{port: "80"}, {port: 80, endPort: 79}, {endPort: 80}, {port: http, endPort: 80}, {protocol: ICMP}, {port: 65536}]`, `
+  - ports: [{port: "80"}, {port: 80, endPort: 79}, {endPort: 80}, {port: http, endPort: 80}, {protocol: ICMP}, {port: 65536}, {protocol: ""}, {protocol: udp}]`, `
 a/b
 isolates [] egress
 ! spec.policyTypes[1]: "Sideways" is not Ingress or Egress; it is left out
@@ -227,6 +231,8 @@ isolates [] egress
 ! spec.egress[0].ports[3].endPort: a range cannot begin at the named port "http"; the port is left out
 ! spec.egress[0].ports[4].protocol: "ICMP" is not TCP, UDP or SCTP; the port is left out
 ! spec.egress[0].ports[5].port: 65536 is not a port; the port is left out
+! spec.egress[0].ports[6].protocol: "" is not TCP, UDP or SCTP; the port is left out
+! spec.egress[0].ports[7].protocol: "udp" is not TCP, UDP or SCTP; the port is left out
 `},
 	})
 }

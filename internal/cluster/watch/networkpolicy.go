@@ -3,6 +3,7 @@ package watch
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -119,15 +120,15 @@ func policyPeer(peer *networkingv1.NetworkPolicyPeer) (cluster.PolicyPeer, error
 // ipBlock reads a block. Without one of its exceptions it would allow more
 // than was meant, so one bad exception costs the whole block.
 func ipBlock(b *networkingv1.IPBlock) (*cluster.IPBlock, error) {
-	cidr, ok := parsePrefix(b.CIDR)
-	if !ok {
-		return nil, fmt.Errorf("ipBlock.cidr: %s is not a CIDR", quote(b.CIDR))
+	cidr, err := network(b.CIDR)
+	if err != nil {
+		return nil, fmt.Errorf("ipBlock.cidr: %w", err)
 	}
 	var except []netip.Prefix
 	for i, s := range b.Except {
-		e, ok := parsePrefix(s)
-		if !ok {
-			return nil, fmt.Errorf("ipBlock.except[%d]: %s is not a CIDR", i, quote(s))
+		e, err := network(s)
+		if err != nil {
+			return nil, fmt.Errorf("ipBlock.except[%d]: %w", i, err)
 		}
 		if e.Bits() < cidr.Bits() || !cidr.Contains(e.Addr()) {
 			return nil, fmt.Errorf("ipBlock.except[%d]: %s is not inside %s", i, e, cidr)
@@ -137,11 +138,26 @@ func ipBlock(b *networkingv1.IPBlock) (*cluster.IPBlock, error) {
 	return &cluster.IPBlock{CIDR: cidr, Except: except}, nil
 }
 
+// network reads a CIDR. One with bits beyond its length, which the API server
+// takes with a warning, is in error: it may mean the address or its network.
+func network(s string) (netip.Prefix, error) {
+	masked, ok := parsePrefix(s)
+	if !ok {
+		return masked, fmt.Errorf("%s is not a CIDR", quote(s))
+	}
+	if exact, _ := netip.ParsePrefix(s); exact != masked {
+		return masked, fmt.Errorf("%s has bits set beyond its length; write %s, or %s/%d for that one address",
+			quote(s), masked, exact.Addr(), exact.Addr().BitLen())
+	}
+	return masked, nil
+}
+
 func policyPort(port *networkingv1.NetworkPolicyPort) (cluster.PolicyPort, error) {
 	result := cluster.PolicyPort{Protocol: inet.TCP}
 	if port.Protocol != nil {
 		protocol, err := parseProtocol(*port.Protocol)
-		if err != nil {
+		// Only one that is missing is TCP, and the API has no other spelling.
+		if err != nil || string(*port.Protocol) != strings.ToUpper(protocol.String()) {
 			return result, fmt.Errorf("protocol: %s is not TCP, UDP or SCTP", quote(string(*port.Protocol)))
 		}
 		result.Protocol = protocol
