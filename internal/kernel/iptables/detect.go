@@ -21,9 +21,6 @@ func Detect(ctx context.Context) (Variant, error) { return newHost().detect(ctx)
 // Each look runs programs, so those that cannot change the answer are left out.
 func (h host) detect(ctx context.Context) (Variant, error) {
 	nft := h.look(ctx, NFT)
-	if nft.err == nil && !nft.hinted && nft.rules == 0 {
-		nft.err = h.probe(ctx)
-	}
 	if nft.err == nil && nft.hinted {
 		return NFT, ctx.Err()
 	}
@@ -70,7 +67,11 @@ type sight struct {
 
 func (h host) look(ctx context.Context, variant Variant) sight {
 	var s sight
-	if s.err = h.see(ctx, inet.IPv4, variant, &s); s.err == nil {
+	s.err = h.see(ctx, inet.IPv4, variant, &s)
+	if s.err == nil && variant == NFT && !s.hinted && s.rules == 0 {
+		s.err = h.probe(ctx)
+	}
+	if s.err == nil {
 		_ = h.see(ctx, inet.IPv6, variant, &s) // a host need not have it
 	}
 	return s
