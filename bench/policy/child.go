@@ -107,6 +107,8 @@ func memoryOf(pid string) (*Memory, error) {
 		switch name {
 		case "VmRSS":
 			m.Now = kib * 1024 / 1e6
+		case "RssAnon":
+			m.Anonymous = kib * 1024 / 1e6
 		case "VmHWM":
 			m.Peak = kib * 1024 / 1e6
 		}

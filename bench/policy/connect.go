@@ -109,8 +109,11 @@ func connectWorkload(l layout) (w *workload, client pod, servers map[string]pod)
 func (c *connector) connect(o order) ([]time.Duration, error) {
 	to, listener := c.servers[o.Pair], c.listens[o.Pair]
 	times := make([]time.Duration, 0, o.Count)
-	for range o.Count {
+	for len(times) < o.Count {
 		took, err := connectOnce(&to, listener)
+		if errors.Is(err, unix.EINTR) {
+			continue // a signal of Go's scheduler: another one, from the start
+		}
 		if err != nil {
 			return nil, fmt.Errorf("connecting to the %s pod: %w", o.Pair, err)
 		}

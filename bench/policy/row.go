@@ -68,6 +68,8 @@ func perSample(o operations, samples int) *Operations {
 
 // Memory is resident memory, in units of 1,000,000 bytes.
 type Memory struct {
-	Now  float64 `json:"now"`
-	Peak float64 `json:"peak"`
+	Now float64 `json:"now"`
+	// Anonymous is the heap and the stacks; the rest is the mapped program.
+	Anonymous float64 `json:"anonymous"`
+	Peak      float64 `json:"peak"`
 }
