@@ -29,7 +29,7 @@ export VERSION
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e conformance bench-services image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e conformance bench-services bench-policy image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -78,6 +78,11 @@ conformance: lab-tool ## Kubernetes' own tests of Services; FOCUS=, SKIP= select
 
 bench-services: lab-tool ## our Services beside kube-proxy's, judged; SIZES=600,1000 PROXIES=ours,ipvs
 	@$(LAB) bench services --sizes $(SIZES) --proxies $(PROXIES)
+
+bench-policy: build ## the policy controller on this host's kernel, in network namespaces, judged; about 2 min
+	@scripts/packages iproute2 iptables ipset
+	@go build -o .lab/bin/bench-policy ./bench/policy
+	@.lab/bin/bench-policy
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image

@@ -68,7 +68,7 @@ func (p pod) api() corev1.Pod {
 		ObjectMeta: meta(p.namespace, p.name, p.labels),
 		Spec: corev1.PodSpec{NodeName: p.node, Containers: []corev1.Container{{
 			Name: "main", Image: "registry.example/team/application:v1.2.3", Env: env,
-			Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080, Protocol: corev1.ProtocolTCP}},
+			Ports: []corev1.ContainerPort{{Name: portName, ContainerPort: portNumber, Protocol: corev1.ProtocolTCP}},
 		}}},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.ip.String(), PodIPs: []corev1.PodIP{{IP: p.ip.String()}}},
 	}

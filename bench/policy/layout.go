@@ -3,13 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
 )
 
 // layout is a node's packet filter, in whose presence connections are made.
@@ -22,7 +24,7 @@ type layout struct {
 	program func(ctx context.Context, w *workload) (time.Duration, error)
 }
 
-// none is the layout that others are compared with, by name.
+// The layouts' names. The others are compared with none.
 const (
 	bare      = "no rules at all"
 	none      = "ours, 0 policies"
@@ -52,6 +54,12 @@ func layoutOf(name string) (layout, error) {
 	return layout{}, fmt.Errorf("no layout %q", name)
 }
 
+// note says how many rules the flat layout has.
+func (l layout) note() string {
+	w, _, _ := connectWorkload(l)
+	return fmt.Sprintf("%d rules", strings.Count(flat(w), "\n-A "))
+}
+
 func programOurs(ctx context.Context, w *workload) (time.Duration, error) {
 	_, took, err := startAgent(ctx, w)
 	return took, err
@@ -61,14 +69,18 @@ func programOurs(ctx context.Context, w *workload) (time.Duration, error) {
 // iptables-restore: a rule for each address that a policy's peer selects, a
 // chain a policy and a chain a Pod, and the Pods' chains one after the other.
 func programFlat(ctx context.Context, w *workload) (time.Duration, error) {
+	variant, err := iptables.Detect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	kernel, err := iptables.Open(ctx, inet.IPv4, variant)
+	if err != nil {
+		return 0, err
+	}
 	input := flat(w)
 	began := time.Now()
-	cmd := exec.CommandContext(ctx, "iptables-restore", "--noflush")
-	cmd.Stdin = strings.NewReader(input)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("iptables-restore of the flat rules: %w: %.300s", err, out)
-	}
-	return time.Since(began), nil
+	err = kernel.Restore(ctx, input)
+	return time.Since(began), err
 }
 
 // flat is the input for iptables-restore.

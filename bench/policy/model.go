@@ -38,8 +38,17 @@ func fill(feeds *cluster.Feeds, w *workload) error {
 
 func (p pod) key() cluster.Key { return cluster.Key{Namespace: p.namespace, Name: p.name} }
 
+// Each Pod has a port with a name.
+const (
+	portName   = "http"
+	portNumber = 8080
+)
+
 func (p pod) model() *cluster.Pod {
-	return &cluster.Pod{Meta: cluster.Meta{Key: p.key()}, Labels: p.labels, IPs: []netip.Addr{p.ip}, Node: p.node}
+	return &cluster.Pod{
+		Meta: cluster.Meta{Key: p.key()}, Labels: p.labels, IPs: []netip.Addr{p.ip}, Node: p.node,
+		Ports: []cluster.ContainerPort{{Name: portName, Protocol: inet.TCP, Port: portNumber}},
+	}
 }
 
 // policyModel converts what the workload's policies use of the API.

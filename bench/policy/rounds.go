@@ -118,7 +118,7 @@ func measureConnections(ctx context.Context, progress func(string)) (rows []Row,
 			})
 		}
 		if n.layout.name == flatRules {
-			rows = append(rows, Row{What: "first programming: " + flatRules, Policies: n.layout.policies, Time: spreadOf([]time.Duration{n.took})})
+			rows = append(rows, Row{What: "first programming: " + flatRules, Policies: n.layout.policies, Time: spreadOf([]time.Duration{n.took}), Note: n.layout.note()})
 		}
 	}
 	return rows, nil
