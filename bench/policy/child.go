@@ -23,7 +23,12 @@ const (
 )
 
 // child is what runs in the processes.
-func child(ctx context.Context, args []string) error {
+func child(ctx context.Context, args []string, profile string) (err error) {
+	stop, err := startProfile(profile, args[0])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
 	switch name := args[0]; name {
 	case changesChild:
 		return measureChanges(ctx, os.Stdout)
@@ -62,7 +67,7 @@ func runChild[T any](ctx context.Context, args ...string) (result T, err error) 
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		return result, fmt.Errorf("measuring %s: %w", args[0], errors.Join(err, context.Cause(ctx)))
+		return result, fmt.Errorf("measuring with %s: %w", strings.Join(args, " "), errors.Join(err, context.Cause(ctx)))
 	}
 	return result, json.Unmarshal(out, &result)
 }

@@ -32,16 +32,17 @@ func run(ctx context.Context) error {
 	agent := flag.String("agent", "bin/kube-router", "the program whose memory is measured")
 	results := flag.String("results", "bench/results/policy.json", "where the rows and targets are written")
 	only := flag.String("only", "", "one part alone: changes, connect, compile or memory; what is left out counts as missed")
+	profile := flag.String("profile", "", "a directory for CPU and heap profiles of the parts changes and compile")
 	flag.Parse()
 	if flag.NArg() > 0 {
-		return child(ctx, flag.Args())
+		return child(ctx, flag.Args(), *profile)
 	}
 	program, err := filepath.Abs(*agent)
 	if err != nil {
 		return err
 	}
 	load := hostLoad()
-	rows, err := measure(ctx, program, *only)
+	rows, err := measure(ctx, program, *only, *profile)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func run(ctx context.Context) error {
 }
 
 // measure runs the parts one after the other, so that none disturbs another.
-func measure(ctx context.Context, program, only string) (all []Row, err error) {
+func measure(ctx context.Context, program, only, profile string) (all []Row, err error) {
 	began := time.Now()
 	progress := func(what string) {
 		since := time.Since(began).Round(time.Second)
@@ -73,9 +74,9 @@ func measure(ctx context.Context, program, only string) (all []Row, err error) {
 		name, says string
 		rows       func() ([]Row, error)
 	}{
-		{changesChild, "changes of the cluster", func() ([]Row, error) { return runChild[[]Row](ctx, changesChild) }},
+		{changesChild, "changes of the cluster", func() ([]Row, error) { return runChild[[]Row](ctx, "-profile", profile, changesChild) }},
 		{memoryChild, "memory of the agent", func() ([]Row, error) { return runChild[[]Row](ctx, memoryChild, program) }},
-		{compileChild, "compiling 100,000 pods and 75,000 policies", func() ([]Row, error) { return runChild[[]Row](ctx, compileChild) }},
+		{compileChild, "compiling 100,000 pods and 75,000 policies", func() ([]Row, error) { return runChild[[]Row](ctx, "-profile", profile, compileChild) }},
 		{connectChild, "connections", func() ([]Row, error) { return measureConnections(ctx, progress) }},
 	} {
 		if only != "" && only != part.name {
