@@ -110,17 +110,19 @@ func (a *agent) change(ctx context.Context, do func()) (time.Duration, operation
 func (a *agent) setPod(p pod)    { a.feeds.Pods.Set(p.key(), p.model()) }
 func (a *agent) deletePod(p pod) { a.feeds.Pods.Delete(p.key()) }
 
-// holding counts the kernel's sets that hold an address.
-func (a *agent) holding(addr netip.Addr) (int, error) {
+// placed counts the kernel's sets that hold each address.
+func (a *agent) placed() (map[netip.Addr]int, error) {
 	sets, err := a.sets.List("")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	count := 0
+	placed := map[netip.Addr]int{}
 	for _, set := range sets {
-		if _, ok := set.Entries[ipset.IP(addr)]; ok {
-			count++
+		for entry := range set.Entries {
+			if entry.Prefix.IsSingleIP() {
+				placed[entry.Prefix.Addr()]++
+			}
 		}
 	}
-	return count, nil
+	return placed, nil
 }

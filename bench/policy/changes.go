@@ -114,14 +114,13 @@ func (c *changes) comeAndGo(ctx context.Context, added, removed string, of func(
 
 // inSets holds the kernel's sets against what was asked for.
 func (c *changes) inSets(of func(i int) pod, want bool) error {
+	placed, err := c.agent.placed()
+	if err != nil {
+		return err
+	}
 	for i := range changeSamples {
-		p := of(i)
-		count, err := c.agent.holding(p.ip)
-		if err != nil {
-			return err
-		}
-		if count > 0 != want {
-			return fmt.Errorf("pod %s: %d of the kernel's sets hold %s", p.key(), count, p.ip)
+		if p := of(i); placed[p.ip] > 0 != want {
+			return fmt.Errorf("pod %s: %d of the kernel's sets hold %s", p.key(), placed[p.ip], p.ip)
 		}
 	}
 	return nil

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
 	"runtime"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,6 +25,13 @@ type order struct {
 	Count int    `json:"count"`
 }
 
+// deniedPort is a port that no policy allows; denied marks the connections to
+// it.
+const (
+	deniedPort = firstPort - 1
+	denied     = ", denied port"
+)
+
 // connector is the process that has a node's network namespace with rules in
 // force, a client, and two servers.
 type connector struct {
@@ -42,34 +46,22 @@ type connector struct {
 func serveConnections(ctx context.Context, l layout, in io.Reader, out io.Writer) error {
 	runtime.LockOSThread() // the thread moves into the client's namespace in the end
 	w, client, servers := connectWorkload(l)
-	c := &connector{servers: map[string]unix.SockaddrInet4{}, listens: map[string]int{}}
-	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
+	c, err := newConnector(client, servers, firstPort+max(l.perPod, 1)-1)
+	if err != nil {
 		return err
-	}
-	var err error
-	if c.client, err = newPodNetwork(client.ip, 0); err != nil {
-		return err
-	}
-	port := firstPort + max(l.perPod, 1) - 1
-	for name, p := range servers {
-		network, err := newPodNetwork(p.ip, len(c.servers)+1)
-		if err != nil {
-			return err
-		}
-		if c.listens[name], err = network.listen(p.ip, port); err != nil {
-			return err
-		}
-		c.servers[name] = unix.SockaddrInet4{Addr: p.ip.As4(), Port: port}
 	}
 	took, err := l.program(ctx, w)
 	if err != nil {
 		return err
 	}
-	answers := json.NewEncoder(out)
-	if err := answers.Encode(took); err != nil {
+	if err := c.client.enter(); err != nil {
 		return err
 	}
-	if err := c.client.enter(); err != nil {
+	if err := c.check(l); err != nil {
+		return err
+	}
+	answers := json.NewEncoder(out)
+	if err := answers.Encode(took); err != nil {
 		return err
 	}
 	for orders := json.NewDecoder(in); ; {
@@ -87,6 +79,48 @@ func serveConnections(ctx context.Context, l layout, in io.Reader, out io.Writer
 			return err
 		}
 	}
+}
+
+// newConnector makes the namespaces of the client and the servers, and routes
+// between them.
+func newConnector(client pod, servers map[string]pod, port int) (*connector, error) {
+	c := &connector{servers: map[string]unix.SockaddrInet4{}, listens: map[string]int{}}
+	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.client, err = newPodNetwork(client.ip, 0); err != nil {
+		return nil, err
+	}
+	for name, p := range servers {
+		network, err := newPodNetwork(p.ip, len(c.listens)+1)
+		if err != nil {
+			return nil, err
+		}
+		for pair, port := range map[string]int{name: port, name + denied: deniedPort} {
+			if c.listens[pair], err = network.listen(p.ip, port); err != nil {
+				return nil, err
+			}
+			c.servers[pair] = unix.SockaddrInet4{Addr: p.ip.As4(), Port: port}
+		}
+	}
+	return c, nil
+}
+
+// check makes sure that the rules are in force: what is measured would be fast
+// without them.
+func (c *connector) check(l layout) error {
+	for _, pair := range []string{unaffected, affected} {
+		_, err := c.connect(order{pair + denied, 1})
+		ok := err == nil
+		if pair == affected && l.policies > 0 {
+			ok = errors.Is(err, unix.ECONNREFUSED)
+		}
+		if !ok {
+			return fmt.Errorf("%s: connecting to the %s pod at a port that no policy allows: error %v", l.name, pair, err)
+		}
+	}
+	return nil
 }
 
 // connectWorkload is the layout's cluster, in which the client and the servers
@@ -146,117 +180,4 @@ func connectOnce(to *unix.SockaddrInet4, listener int) (time.Duration, error) {
 		return 0, err
 	}
 	return took, unix.Close(accepted)
-}
-
-// podNetwork is a Pod's network namespace, routed to by the node's.
-type podNetwork struct {
-	node, own int // file descriptors of namespaces
-}
-
-// gateway is the address of the node's end of all links, as Pods see it.
-const gateway = "169.254.1.1/32"
-
-// newPodNetwork makes a namespace with a link to the calling thread's.
-func newPodNetwork(addr netip.Addr, index int) (*podNetwork, error) {
-	n := &podNetwork{}
-	var err error
-	if n.node, err = openNamespace(); err != nil {
-		return nil, err
-	}
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("making a network namespace: %w", err)
-	}
-	defer func() { _ = unix.Setns(n.node, unix.CLONE_NEWNET) }()
-	if n.own, err = openNamespace(); err != nil {
-		return nil, err
-	}
-	host := fmt.Sprint("pod", index)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "eth0"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: host, PeerNamespace: netlink.NsFd(n.node)}); err != nil {
-		return nil, fmt.Errorf("making a pair of links: %w", err)
-	}
-	if err := inPod(addr.String() + "/32"); err != nil {
-		return nil, err
-	}
-	if err := unix.Setns(n.node, unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	return n, onNode(host, addr.String()+"/32")
-}
-
-func openNamespace() (int, error) {
-	return unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-}
-
-// inPod gives the Pod its address and routes.
-func inPod(addr string) error {
-	link, err := up("eth0", addr)
-	if err != nil {
-		return err
-	}
-	via, err := netlink.ParseIPNet(gateway)
-	if err != nil {
-		return err
-	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: via, Scope: netlink.SCOPE_LINK}); err != nil {
-		return fmt.Errorf("route to the node: %w", err)
-	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.IP}); err != nil {
-		return fmt.Errorf("default route of a pod: %w", err)
-	}
-	return nil
-}
-
-// onNode gives the node a route to the Pod.
-func onNode(name, addr string) error {
-	link, err := up(name, gateway)
-	if err != nil {
-		return err
-	}
-	to, err := netlink.ParseIPNet(addr)
-	if err != nil {
-		return err
-	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}); err != nil {
-		return fmt.Errorf("route to a pod: %w", err)
-	}
-	return nil
-}
-
-func up(name, addr string) (netlink.Link, error) {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("link %s: %w", name, err)
-	}
-	a, err := netlink.ParseAddr(addr)
-	if err != nil {
-		return nil, err
-	}
-	if err := netlink.AddrAdd(link, a); err != nil {
-		return nil, fmt.Errorf("address %s of %s: %w", addr, name, err)
-	}
-	return link, netlink.LinkSetUp(link)
-}
-
-func (n *podNetwork) enter() error { return unix.Setns(n.own, unix.CLONE_NEWNET) }
-
-// listen makes a listening socket in the Pod. The thread goes back.
-func (n *podNetwork) listen(addr netip.Addr, port int) (int, error) {
-	if err := n.enter(); err != nil {
-		return 0, err
-	}
-	defer func() { _ = unix.Setns(n.node, unix.CLONE_NEWNET) }()
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	if err := unix.Bind(socket, &unix.SockaddrInet4{Addr: addr.As4(), Port: port}); err != nil {
-		return 0, err
-	}
-	return socket, unix.Listen(socket, 64)
-}
-
-func sysctl(name, value string) error {
-	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 }
