@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -37,8 +36,8 @@ func measureCompile(ctx context.Context, out io.Writer) error {
 	go c.Run(ctx)
 	select {
 	case <-c.Ready():
-	case <-time.After(2 * settleTime):
-		return errors.New("not compiled in time")
+	case <-time.After(settleTime):
+		return fmt.Errorf("not compiled within %v", settleTime)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -84,8 +84,11 @@ func measure(ctx context.Context, program, only, profile string) (all []Row, err
 		}
 		progress(part.says)
 		rows, err := part.rows()
-		if err != nil {
+		if ctx.Err() != nil {
 			return nil, err
+		}
+		if err != nil { // the targets of this part are missed then
+			rows = []Row{{What: part.name, Note: err.Error()}}
 		}
 		all = append(all, rows...)
 	}
