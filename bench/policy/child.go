@@ -67,7 +67,7 @@ func runChild[T any](ctx context.Context, args ...string) (result T, err error) 
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		return result, fmt.Errorf("measuring with %s: %w", strings.Join(args, " "), errors.Join(err, context.Cause(ctx)))
+		return result, fmt.Errorf("the process that measures: %w; what it said is above", errors.Join(err, context.Cause(ctx)))
 	}
 	return result, json.Unmarshal(out, &result)
 }

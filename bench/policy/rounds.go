@@ -109,16 +109,21 @@ func measureConnections(ctx context.Context, progress func(string)) (rows []Row,
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range nodes {
-		for _, pair := range []string{unaffected, affected} {
+	for _, pair := range []string{unaffected, affected} {
+		for _, n := range nodes {
 			t := timings[turn{n.layout.name, pair}]
 			rows = append(rows, Row{
 				What: connectName(pair, n.layout.name), Policies: n.layout.policies,
 				Time: spreadOf(t.all), Ratio: t.ratio(timings[turn{none, pair}]),
 			})
 		}
+	}
+	for _, n := range nodes {
 		if n.layout.name == flatRules {
-			rows = append(rows, Row{What: "first programming: " + flatRules, Policies: n.layout.policies, Time: spreadOf([]time.Duration{n.took}), Note: n.layout.note()})
+			rows = append(rows, Row{
+				What: "first programming: " + flatRules, Policies: n.layout.policies,
+				Time: spreadOf([]time.Duration{n.took}), Note: n.layout.note(),
+			})
 		}
 	}
 	return rows, nil
