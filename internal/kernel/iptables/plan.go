@@ -13,6 +13,7 @@ type plan struct {
 	table   Table
 	declare []string // chains to create, or to empty
 	rules   []string // "CHAIN RULE" to append
+	edits   []string // commands on chains that exist, in order
 	jumps   []string // commands on built-in chains, in order
 	remove  []string // chains to delete
 	chains  map[string][]string
@@ -29,7 +30,7 @@ func (p *plan) write(b *strings.Builder) {
 	for _, rule := range p.rules {
 		fmt.Fprintf(b, "-A %s\n", rule)
 	}
-	for _, command := range p.jumps {
+	for _, command := range slices.Concat(p.edits, p.jumps) {
 		fmt.Fprintln(b, command)
 	}
 	for _, chain := range p.remove {
@@ -64,6 +65,10 @@ func (r *Ruleset) planChains(p *plan, s Section) {
 		old, exists := have[name]
 		if exists && sameRules(old, want[name]) {
 			have[name] = want[name] // one copy of the text is enough
+			continue
+		}
+		if exists && len(old) > 0 && len(want[name]) > 0 {
+			p.change(name, old, want[name])
 			continue
 		}
 		p.rewrite(name, want[name])

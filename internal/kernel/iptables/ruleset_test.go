@@ -113,7 +113,7 @@ func TestApplyHonoursItsContext(t *testing.T) {
 	}
 }
 
-// TestTransactionText shows what iptables-restore is given: a changed chain as
+// TestTransactionText shows what iptables-restore is given: a new chain as
 // a whole, the chains that go emptied first and deleted last.
 func TestTransactionText(t *testing.T) {
 	f := NewFake()
@@ -138,6 +138,30 @@ COMMIT
 `
 	if diff := cmp.Diff(want, f.LastInput()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestEditText shows what iptables-restore is given for a chain that is there:
+// what changed, from the end to the head.
+func TestEditText(t *testing.T) {
+	a, b, c, d := "-j A", "-j B", "-j C", "-j D"
+	for _, test := range []struct {
+		old, want []string
+		text      string
+	}{
+		{[]string{a, b, c}, []string{a, d, c}, "-R X 2 -j D"},
+		{[]string{a, b, c}, []string{a, c}, "-D X 2"},
+		{[]string{a, c}, []string{a, b, c}, "-I X 2 -j B"},
+		{[]string{a}, []string{a, b, c}, "-I X 2 -j C\n-I X 2 -j B"},
+		{[]string{a, b, a, c}, []string{a, b, c}, "-D X 3"},
+		{[]string{a, b, c, d}, []string{b, c, d, a}, "-I X 5 -j A\n-D X 1"},
+		{[]string{a, b}, []string{c, d}, "-R X 2 -j D\n-R X 1 -j C"},
+	} {
+		p := &plan{chains: map[string][]string{}}
+		p.change("X", test.old, test.want)
+		if diff := cmp.Diff(test.text, strings.Join(p.edits, "\n")); diff != "" {
+			t.Errorf("%q to %q: -want +got:\n%s", test.old, test.want, diff)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -80,6 +81,14 @@ var driverCases = []struct {
 		"*filter\n-A FORWARD -j DROP\n-A FORWARD -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT\n",
 		"*filter\n-D FORWARD -j DROP\nCOMMIT\n",
 	}, want: "-A FORWARD -j ACCEPT\n-A FORWARD -j DROP\n"},
+	{name: "deleted, inserted and replaced by number", inputs: []string{
+		"*filter\n:A - [0:0]\n-A A -j DROP\n-A A -j ACCEPT\n-A A -j DROP\n-A A -j RETURN\nCOMMIT\n",
+		"*filter\n-I A 5 -i lo -j DROP\n-R A 4 -j ACCEPT\n-D A 3\n-I A 3 -i lo -j RETURN\n-R A 1 -j RETURN\nCOMMIT\n",
+	}, want: ":A - [0:0]\n-A A -j RETURN\n-A A -j ACCEPT\n-A A -i lo -j RETURN\n-A A -j ACCEPT\n-A A -i lo -j DROP\n"},
+	{name: "replacing a rule that is not there", inputs: []string{
+		"*filter\n:A - [0:0]\n-A A -j DROP\nCOMMIT\n",
+		"*filter\n-R A 2 -j ACCEPT\nCOMMIT\n",
+	}, refuse: "line", want: ":A - [0:0]\n-A A -j DROP\n"},
 	{name: "emptied and deleted, in a circle of references", inputs: []string{
 		"*filter\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A FORWARD -j A\nCOMMIT\n",
 		"*filter\n:A - [0:0]\n:B - [0:0]\n-D FORWARD -j A\n-X A\n-X B\nCOMMIT\n",
@@ -254,6 +263,25 @@ var rulesetCases = []struct {
 -A KUBE-POD-FW-A -j DROP
 -A KUBE-ROUTER-FORWARD -i kube-bridge -j KUBE-POD-FW-A
 `))
+	}},
+	{"any list of rules becomes any other", func(t *testing.T, d *counting, r *Ruleset) {
+		words := []string{"-j ACCEPT", "-j DROP", "-j RETURN", "-i lo -j ACCEPT"}
+		random := rand.New(rand.NewPCG(7, 7))
+		change(t, r, d, policy(words...), 3, 1)
+		for range 40 {
+			var rules []string
+			for range 1 + random.IntN(8) {
+				rules = append(rules, words[random.IntN(len(words))])
+			}
+			if _, err := r.Apply(t.Context(), policy(rules...)); err != nil {
+				t.Fatal(err)
+			}
+			want := ":KUBE-POD-FW-A - [0:0]\n:KUBE-ROUTER-FORWARD - [0:0]\n-A FORWARD -j KUBE-ROUTER-FORWARD\n"
+			for _, rule := range rules {
+				want += "-A KUBE-POD-FW-A " + rule + "\n"
+			}
+			expectTable(t, d, Filter, filterTable(want+"-A KUBE-ROUTER-FORWARD -i kube-bridge -j KUBE-POD-FW-A\n"))
+		}
 	}},
 	{"switched off, nothing of the owner is left", func(t *testing.T, d *counting, r *Ruleset) {
 		foreign(t, d, ":MINE - [0:0]\n-A FORWARD -j MINE\n-A MINE -j RETURN\n")
