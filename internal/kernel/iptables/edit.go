@@ -1,6 +1,9 @@
 package iptables
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // mostCompared bounds the work of finding what two chains have in common. What
 // lies between their common head and tail is rewritten where it is more.
@@ -9,9 +12,53 @@ const mostCompared = 1 << 16
 // change replaces the rules of a chain that exists, one by one: a rule that
 // stays keeps its counters. It goes from the end to the head, so that the
 // numbers of the rules before stay true.
+//
+// A rule goes by its text and not by its number: where somebody else changed
+// the chain, the kernel refuses the transaction, the table is read again, and
+// no other rule has gone in its place. So a chain in which the text does not
+// tell is rewritten.
 func (p *plan) change(name string, old, want []string) {
+	steps := script(old, want)
+	if !telling(steps, old, want) {
+		p.rewrite(name, want)
+		return
+	}
 	p.chains[name] = want
 	p.changes++
+	for _, e := range steps {
+		if e.insert {
+			p.edits = append(p.edits, fmt.Sprintf("-I %s %d %s", name, e.at+1, e.rule))
+		}
+		if e.remove {
+			p.edits = append(p.edits, fmt.Sprintf("-D %s %s", name, old[e.at]))
+		}
+	}
+}
+
+// telling says that the text of each rule that is removed is that of no other.
+func telling(steps []step, old, want []string) bool {
+	times := map[string]int{}
+	for _, rule := range slices.Concat(old, want) {
+		times[canonical(rule)]++
+	}
+	for _, e := range steps {
+		if e.remove && times[canonical(old[e.at])] > 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// step is one edit of a chain: a rule is inserted at a place, or the one that
+// was there goes, or both.
+type step struct {
+	at             int
+	insert, remove bool
+	rule           string
+}
+
+// script is what turns old into want, from the end to the head.
+func script(old, want []string) []step {
 	head := 0
 	for head < min(len(old), len(want)) && same(old[head], want[head]) {
 		head++
@@ -20,29 +67,15 @@ func (p *plan) change(name string, old, want []string) {
 	for oldEnd > head && wantEnd > head && same(old[oldEnd-1], want[wantEnd-1]) {
 		oldEnd, wantEnd = oldEnd-1, wantEnd-1
 	}
-	for _, e := range script(old[head:oldEnd], want[head:wantEnd]) {
-		number := head + e.at + 1
-		switch {
-		case !e.insert:
-			p.edits = append(p.edits, fmt.Sprintf("-D %s %d", name, number))
-		case e.replace:
-			p.edits = append(p.edits, fmt.Sprintf("-R %s %d %s", name, number, e.rule))
-		default:
-			p.edits = append(p.edits, fmt.Sprintf("-I %s %d %s", name, number, e.rule))
-		}
+	steps := fewest(old[head:oldEnd], want[head:wantEnd])
+	for i := range steps {
+		steps[i].at += head
 	}
+	return steps
 }
 
-// step is one edit of a chain: the rule at a place goes, or a rule is inserted
-// there, or both.
-type step struct {
-	at              int
-	insert, replace bool
-	rule            string
-}
-
-// script is the fewest edits that turn old into want, from the end to the head.
-func script(old, want []string) []step {
+// fewest are the fewest edits, or, where that is much to find out, all.
+func fewest(old, want []string) []step {
 	if len(old)*len(want) > mostCompared {
 		return replaceAll(old, want)
 	}
@@ -54,13 +87,13 @@ func script(old, want []string) []step {
 		case i > 0 && j > 0 && same(old[i-1], want[j-1]):
 			i, j = i-1, j-1
 		case i > 0 && j > 0 && common[i-1][j-1] == common[i][j]:
-			steps = append(steps, step{at: i - 1, insert: true, replace: true, rule: want[j-1]})
+			steps = append(steps, step{at: i - 1, insert: true, remove: true, rule: want[j-1]})
 			i, j = i-1, j-1
 		case j > 0 && common[i][j-1] == common[i][j]:
 			steps = append(steps, step{at: i, insert: true, rule: want[j-1]})
 			j--
 		default:
-			steps = append(steps, step{at: i - 1})
+			steps = append(steps, step{at: i - 1, remove: true})
 			i--
 		}
 	}
@@ -88,13 +121,13 @@ func longestCommon(old, want []string) [][]int {
 func replaceAll(old, want []string) []step {
 	var steps []step
 	for i := len(old) - 1; i >= len(want); i-- {
-		steps = append(steps, step{at: i})
+		steps = append(steps, step{at: i, remove: true})
 	}
 	for j := len(want) - 1; j >= len(old); j-- {
 		steps = append(steps, step{at: len(old), insert: true, rule: want[j]})
 	}
 	for i := min(len(old), len(want)) - 1; i >= 0; i-- {
-		steps = append(steps, step{at: i, insert: true, replace: true, rule: want[i]})
+		steps = append(steps, step{at: i, insert: true, remove: true, rule: want[i]})
 	}
 	return steps
 }

@@ -223,12 +223,6 @@ func (tx *transaction) line(line string) error {
 	case "-I":
 		at, rule := position(rule)
 		return tx.insert(name, at, rule)
-	case "-R":
-		at, rule := position(rule)
-		if err := tx.remove(name, strconv.Itoa(at+1)); err != nil {
-			return err
-		}
-		return tx.insert(name, at, rule)
 	case "-D":
 		return tx.remove(name, rule)
 	case "-F":

@@ -24,10 +24,8 @@ const routerPrefix = "KUBE-ROUTER-"
 
 // Ruleset makes the kernel follow the Sections of all owners in one address
 // family. It reads each table once, remembers what the kernel holds, and
-// writes only rules that differ, in one run of iptables-restore. Rules of chains
-// that are there change by number, so a chain that somebody else changed since it
-// was read is right again only after the next Resync. It is safe for concurrent
-// use.
+// writes only rules that differ, in one run of iptables-restore. It is safe for
+// concurrent use.
 type Ruleset struct {
 	driver Interface
 	family inet.Family

@@ -149,17 +149,22 @@ func TestEditText(t *testing.T) {
 		old, want []string
 		text      string
 	}{
-		{[]string{a, b, c}, []string{a, d, c}, "-R X 2 -j D"},
-		{[]string{a, b, c}, []string{a, c}, "-D X 2"},
+		{[]string{a, b, c}, []string{a, d, c}, "-I X 2 -j D\n-D X -j B"},
+		{[]string{a, b, c}, []string{a, c}, "-D X -j B"},
 		{[]string{a, c}, []string{a, b, c}, "-I X 2 -j B"},
 		{[]string{a}, []string{a, b, c}, "-I X 2 -j C\n-I X 2 -j B"},
-		{[]string{a, b, a, c}, []string{a, b, c}, "-D X 3"},
-		{[]string{a, b, c, d}, []string{b, c, d, a}, "-I X 5 -j A\n-D X 1"},
-		{[]string{a, b}, []string{c, d}, "-R X 2 -j D\n-R X 1 -j C"},
+		{[]string{a, b}, []string{c, d}, "-I X 2 -j D\n-D X -j B\n-I X 1 -j C\n-D X -j A"},
+		{[]string{a, a, b}, []string{a, a, c}, "-I X 3 -j C\n-D X -j B"},
+		// What the text does not tell apart is rewritten.
+		{[]string{a, b, a, c}, []string{a, b, c}, ":X - [0:0]\n-A X -j A\n-A X -j B\n-A X -j C"},
+		{[]string{a, b, c, d}, []string{d, a, b, c}, ":X - [0:0]\n-A X -j D\n-A X -j A\n-A X -j B\n-A X -j C"},
 	} {
-		p := &plan{chains: map[string][]string{}}
+		p := &plan{table: Filter, chains: map[string][]string{}}
 		p.change("X", test.old, test.want)
-		if diff := cmp.Diff(test.text, strings.Join(p.edits, "\n")); diff != "" {
+		var text strings.Builder
+		p.write(&text)
+		got := strings.TrimSuffix(strings.TrimPrefix(text.String(), "*filter\n"), "\nCOMMIT\n")
+		if diff := cmp.Diff(test.text, got); diff != "" {
 			t.Errorf("%q to %q: -want +got:\n%s", test.old, test.want, diff)
 		}
 	}

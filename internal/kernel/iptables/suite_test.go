@@ -81,14 +81,6 @@ var driverCases = []struct {
 		"*filter\n-A FORWARD -j DROP\n-A FORWARD -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT\n",
 		"*filter\n-D FORWARD -j DROP\nCOMMIT\n",
 	}, want: "-A FORWARD -j ACCEPT\n-A FORWARD -j DROP\n"},
-	{name: "deleted, inserted and replaced by number", inputs: []string{
-		"*filter\n:A - [0:0]\n-A A -j DROP\n-A A -j ACCEPT\n-A A -j DROP\n-A A -j RETURN\nCOMMIT\n",
-		"*filter\n-I A 5 -i lo -j DROP\n-R A 4 -j ACCEPT\n-D A 3\n-I A 3 -i lo -j RETURN\n-R A 1 -j RETURN\nCOMMIT\n",
-	}, want: ":A - [0:0]\n-A A -j RETURN\n-A A -j ACCEPT\n-A A -i lo -j RETURN\n-A A -j ACCEPT\n-A A -i lo -j DROP\n"},
-	{name: "replacing a rule that is not there", inputs: []string{
-		"*filter\n:A - [0:0]\n-A A -j DROP\nCOMMIT\n",
-		"*filter\n-R A 2 -j ACCEPT\nCOMMIT\n",
-	}, refuse: "line", want: ":A - [0:0]\n-A A -j DROP\n"},
 	{name: "emptied and deleted, in a circle of references", inputs: []string{
 		"*filter\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A FORWARD -j A\nCOMMIT\n",
 		"*filter\n:A - [0:0]\n:B - [0:0]\n-D FORWARD -j A\n-X A\n-X B\nCOMMIT\n",
