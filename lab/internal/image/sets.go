@@ -74,7 +74,7 @@ func buildProduct(ctx context.Context, ws workspace.Workspace) error {
 		"kube-router": "./cmd/kube-router",
 		"gobgp":       "github.com/osrg/gobgp/v4/cmd/gobgp",
 	} {
-		if err := build.Go(ctx, ws.Root, "build", "-ldflags="+stamp, "-o", ws.Bin(name), pkg); err != nil {
+		if err := build.Go(ctx, ws.Root, "build", "-tags=grpcnotrace", "-ldflags="+stamp, "-o", ws.Bin(name), pkg); err != nil {
 			return err
 		}
 	}
