@@ -52,8 +52,8 @@ const twoPolicies = `*filter
 :KUBE-NWPLCY-3NI3WVP6AOCFFXRM - [0:0]
 :KUBE-NWPLCY-BNZ2XMTOX2FM5YQN - [0:0]
 :KUBE-NWPLCY-GP4NBR66QLGONRV3 - [0:0]
-:KUBE-POD-FW-LUNCLW7LA2Y6SWZY - [0:0]
-:KUBE-POD-FW-T4R3FL7Z4NZEVVLH - [0:0]
+:KUBE-POD-FW-6AHLDV7RCBGOCWAA - [0:0]
+:KUBE-POD-FW-GDUJBCCUJNLGBZ5Y - [0:0]
 :KUBE-ROUTER-FORWARD - [0:0]
 :KUBE-ROUTER-INPUT - [0:0]
 :KUBE-ROUTER-OUTPUT - [0:0]
@@ -61,44 +61,46 @@ const twoPolicies = `*filter
 -A FORWARD -j KUBE-ROUTER-FORWARD
 -A OUTPUT -j KUBE-ROUTER-OUTPUT
 -A KUBE-NWPLCY-3NI3WVP6AOCFFXRM -p udp -m udp --dport 53 -j MARK --set-xmark 0x10000/0x10000
--A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m set --match-set KUBE-ROUTER-WEMNJ2NV4DSB4IST src -m tcp --dport 8080 -j MARK --set-xmark 0x10000/0x10000
--A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m set --match-set KUBE-ROUTER-NTZKLBT7CWBVREQX src -m tcp --dport 8080 -j MARK --set-xmark 0x10000/0x10000
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -j MARK --set-xmark 0x0/0x10000
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m comment --comment "policy production/allow-frontend" -j KUBE-NWPLCY-GP4NBR66QLGONRV3
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m mark --mark 0x10000/0x10000 -j RETURN
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m comment --comment "policy production/deny" -j KUBE-NWPLCY-BNZ2XMTOX2FM5YQN
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m mark --mark 0x10000/0x10000 -j RETURN
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m comment --comment "denied ingress of pod production/backend-1" -m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-group 100
--A KUBE-POD-FW-LUNCLW7LA2Y6SWZY -m comment --comment "denied ingress of pod production/backend-1" -j REJECT --reject-with icmp-port-unreachable
--A KUBE-POD-FW-T4R3FL7Z4NZEVVLH -j MARK --set-xmark 0x0/0x10000
--A KUBE-POD-FW-T4R3FL7Z4NZEVVLH -m comment --comment "policy production/allow-frontend" -j KUBE-NWPLCY-3NI3WVP6AOCFFXRM
--A KUBE-POD-FW-T4R3FL7Z4NZEVVLH -m mark --mark 0x10000/0x10000 -j RETURN
--A KUBE-POD-FW-T4R3FL7Z4NZEVVLH -m comment --comment "denied egress of pod production/backend-1" -m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-group 100
--A KUBE-POD-FW-T4R3FL7Z4NZEVVLH -m comment --comment "denied egress of pod production/backend-1" -j REJECT --reject-with icmp-port-unreachable
+-A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m tcp --dport 8080 -m set --match-set KUBE-ROUTER-MRJ4UXQGAWXVKNE7 src -j MARK --set-xmark 0x10000/0x10000
+-A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m tcp --dport 8080 -m set --match-set KUBE-ROUTER-2NVQ3EZIXB22RES2 src -j MARK --set-xmark 0x10000/0x10000
+-A KUBE-POD-FW-6AHLDV7RCBGOCWAA -j MARK --set-xmark 0x0/0x10000
+-A KUBE-POD-FW-6AHLDV7RCBGOCWAA -m comment --comment "policy production/allow-frontend" -j KUBE-NWPLCY-3NI3WVP6AOCFFXRM
+-A KUBE-POD-FW-6AHLDV7RCBGOCWAA -m mark --mark 0x10000/0x10000 -m comment --comment "allowed by production/allow-frontend" -j RETURN
+-A KUBE-POD-FW-6AHLDV7RCBGOCWAA -m comment --comment "denied egress in production by allow-frontend" -m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-group 100
+-A KUBE-POD-FW-6AHLDV7RCBGOCWAA -m comment --comment "denied egress in production by allow-frontend" -j REJECT --reject-with icmp-port-unreachable
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -j MARK --set-xmark 0x0/0x10000
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m comment --comment "policy production/allow-frontend" -j KUBE-NWPLCY-GP4NBR66QLGONRV3
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m mark --mark 0x10000/0x10000 -m comment --comment "allowed by production/allow-frontend" -j RETURN
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m comment --comment "policy production/deny" -j KUBE-NWPLCY-BNZ2XMTOX2FM5YQN
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m mark --mark 0x10000/0x10000 -m comment --comment "allowed by production/deny" -j RETURN
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m comment --comment "denied ingress in production by allow-frontend, deny" -m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-group 100
+-A KUBE-POD-FW-GDUJBCCUJNLGBZ5Y -m comment --comment "denied ingress in production by allow-frontend, deny" -j REJECT --reject-with icmp-port-unreachable
 -A KUBE-ROUTER-FORWARD -m set ! --match-set kube-router-isolated-pods src -m set ! --match-set kube-router-isolated-pods dst -j RETURN
 -A KUBE-ROUTER-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
--A KUBE-ROUTER-FORWARD -s 10.244.1.8/32 -m comment --comment "pod production/backend-1" -j KUBE-POD-FW-T4R3FL7Z4NZEVVLH
--A KUBE-ROUTER-FORWARD -d 10.244.1.8/32 -m comment --comment "pod production/backend-1" -j KUBE-POD-FW-LUNCLW7LA2Y6SWZY
+-A KUBE-ROUTER-FORWARD -s 10.244.1.8/32 -j KUBE-POD-FW-6AHLDV7RCBGOCWAA
+-A KUBE-ROUTER-FORWARD -d 10.244.1.8/32 -j KUBE-POD-FW-GDUJBCCUJNLGBZ5Y
 -A KUBE-ROUTER-INPUT -m set ! --match-set kube-router-isolated-pods src -j RETURN
 -A KUBE-ROUTER-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
 -A KUBE-ROUTER-INPUT -d 10.96.0.0/12 -m comment --comment "service addresses" -j RETURN
 -A KUBE-ROUTER-INPUT -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 30000:32767 -m comment --comment "node ports" -j RETURN
 -A KUBE-ROUTER-INPUT -p udp -m addrtype --dst-type LOCAL -m udp --dport 30000:32767 -m comment --comment "node ports" -j RETURN
 -A KUBE-ROUTER-INPUT -p sctp -m addrtype --dst-type LOCAL -m sctp --dport 30000:32767 -m comment --comment "node ports" -j RETURN
--A KUBE-ROUTER-INPUT -s 10.244.1.8/32 -m comment --comment "pod production/backend-1" -j KUBE-POD-FW-T4R3FL7Z4NZEVVLH
+-A KUBE-ROUTER-INPUT -s 10.244.1.8/32 -j KUBE-POD-FW-6AHLDV7RCBGOCWAA
 -A KUBE-ROUTER-OUTPUT -m set ! --match-set kube-router-isolated-pods src -m set ! --match-set kube-router-isolated-pods dst -j RETURN
 -A KUBE-ROUTER-OUTPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
--A KUBE-ROUTER-OUTPUT -s 10.244.1.8/32 -m comment --comment "pod production/backend-1" -j KUBE-POD-FW-T4R3FL7Z4NZEVVLH
+-A KUBE-ROUTER-OUTPUT -s 10.244.1.8/32 -j KUBE-POD-FW-6AHLDV7RCBGOCWAA
 -A KUBE-ROUTER-OUTPUT -m addrtype --src-type LOCAL -j RETURN
--A KUBE-ROUTER-OUTPUT -d 10.244.1.8/32 -m comment --comment "pod production/backend-1" -j KUBE-POD-FW-LUNCLW7LA2Y6SWZY
+-A KUBE-ROUTER-OUTPUT -d 10.244.1.8/32 -j KUBE-POD-FW-GDUJBCCUJNLGBZ5Y
 COMMIT
-create KUBE-ROUTER-NTZKLBT7CWBVREQX hash:ip family inet maxelem 1048576
-add KUBE-ROUTER-NTZKLBT7CWBVREQX 10.244.2.5
-create KUBE-ROUTER-WEMNJ2NV4DSB4IST hash:net family inet maxelem 1048576
-add KUBE-ROUTER-WEMNJ2NV4DSB4IST 192.168.0.0/16
-add KUBE-ROUTER-WEMNJ2NV4DSB4IST 192.168.7.0/24 nomatch
+create KUBE-ROUTER-2NVQ3EZIXB22RES2 hash:ip family inet maxelem 1048576
+add KUBE-ROUTER-2NVQ3EZIXB22RES2 10.244.2.5
+create KUBE-ROUTER-MRJ4UXQGAWXVKNE7 hash:net family inet maxelem 1048576
+add KUBE-ROUTER-MRJ4UXQGAWXVKNE7 192.168.0.0/16
+add KUBE-ROUTER-MRJ4UXQGAWXVKNE7 192.168.7.0/24 nomatch
 create kube-router-isolated-pods hash:ip family inet maxelem 1048576
-add kube-router-isolated-pods 10.244.1.8`
+add kube-router-isolated-pods 10.244.1.8
+create kube-router-local-pods hash:ip family inet maxelem 1048576
+add kube-router-local-pods 10.244.1.8`
 
 // A Pod of another node comes, changes its labels and goes: sets follow, and
 // iptables-restore is not run.

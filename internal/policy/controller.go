@@ -2,15 +2,18 @@
 // Pods of this node that policies isolate, and IP sets for their peers.
 //
 // A Pod elsewhere is an entry of sets: its coming and going changes entries and
-// no rule. Rules change with the policies and with the Pods of this node.
+// no rule. Rules change with the policies and with the Pods of this node, and
+// then those rules only.
 package policy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,12 +34,25 @@ type Config struct {
 	// its range of node ports.
 	ServiceRanges []netip.Prefix
 	NodePorts     PortRange
+	// NewPods says which Pods of this node are closed until their rules are in.
+	NewPods NewPods
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
 	// never.
 	SyncPeriod time.Duration
 	// Synced is told how long each round of changes took; nil is allowed.
 	Synced func(time.Duration)
 }
+
+// NewPods is a mode of closing Pods that this node does not know yet.
+type NewPods uint8
+
+// The modes. Selected closes them while a Pod is expected that a policy
+// isolates, Closed always, also while the agent is down, and Open never.
+const (
+	Selected NewPods = iota
+	Closed
+	Open
+)
 
 // PortRange is an inclusive range of ports.
 type PortRange struct{ First, Last uint16 }
@@ -58,53 +74,77 @@ type Controller struct {
 	ready  chan struct{}
 
 	mu     sync.Mutex
+	live   bool // changes are marked
 	state  *state
 	status Status
 
 	// What follows belongs to the goroutine of Run.
-	outputs    map[inet.Family]*output // in the kernel
+	plans      map[inet.Family]*plan
 	programmed bool
 	complaint  reconcile.Complaints
 }
 
-// key is dirty work: an address whose place in the peers' sets may have
-// changed, or one of the two below.
+// key is dirty work: a unit of rules, an address whose place in the sets may
+// have changed, or one of the two below.
 type key struct {
-	addr   netip.Addr
-	rules  bool // everything: policies or Pods of this node have changed
-	resync bool // read the kernel back
+	kind kind
+	name cluster.Key // of a Pod or a policy
+	addr netip.Addr
 }
 
-// String is "address 10.244.1.7", "rules" or "resync".
+type kind uint8
+
+const (
+	allKind    kind = iota // everything is compiled anew
+	resyncKind             // the kernel is read back
+	nodeKind               // this node's Pod CIDRs
+	podKind                // a Pod of this node
+	policyKind
+	addrKind
+)
+
+// String is "pod red/web-1", "address 10.244.1.7", "rules" or "resync".
 func (k key) String() string {
-	switch {
-	case k.rules:
+	switch k.kind {
+	case allKind:
 		return "rules"
-	case k.resync:
+	case resyncKind:
 		return "resync"
+	case nodeKind:
+		return "node"
+	case podKind:
+		return "pod " + k.name.String()
+	case policyKind:
+		return "policy " + k.name.String()
 	}
 	return "address " + k.addr.String()
 }
 
 var (
-	rulesKey  = key{rules: true}
-	resyncKey = key{resync: true}
+	rulesKey  = key{kind: allKind}
+	resyncKey = key{kind: resyncKind}
 )
 
-// New returns a Controller that follows the Pods, Namespaces and
-// NetworkPolicies of feeds.
+// New returns a Controller that follows the Pods, Namespaces, NetworkPolicies
+// and Nodes of feeds.
 func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger) *Controller {
 	c := &Controller{
 		config: config, rules: drivers.Rules, log: log,
-		sets:    ipset.NewSets(drivers.Sets, ownedSets()...),
-		queue:   reconcile.NewQueue[key](),
-		ready:   make(chan struct{}),
-		state:   newState(config.NodeName),
-		outputs: map[inet.Family]*output{}, complaint: reconcile.Complaints{},
+		sets:  ipset.NewSets(drivers.Sets, ownedSets()...),
+		queue: reconcile.NewQueue[key](),
+		ready: make(chan struct{}),
+		state: newState(config.NodeName),
+		plans: map[inet.Family]*plan{}, complaint: reconcile.Complaints{},
+	}
+	for _, f := range config.Families {
+		c.plans[f] = newPlan(config, f)
 	}
 	feeds.Pods.Subscribe(c.podChanged)
 	feeds.Namespaces.Subscribe(c.namespaceChanged)
 	feeds.NetworkPolicies.Subscribe(c.policyChanged)
+	if config.NewPods != Open {
+		feeds.Nodes.Subscribe(c.nodeChanged)
+	}
 	return c
 }
 
@@ -115,13 +155,11 @@ func (c *Controller) podChanged(change cluster.Change[cluster.Pod]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	addrs, rules := c.state.setPod(change.Old, change.New)
-	if rules || c.status.namedEgress && (hasPorts(change.Old) || hasPorts(change.New)) {
-		c.queue.Mark(rulesKey)
+	if rules {
+		c.mark(key{kind: podKind, name: cmp.Or(change.New, change.Old).Key})
 	}
 	c.markAddrs(addrs)
 }
-
-func hasPorts(p *cluster.Pod) bool { return p != nil && len(p.Ports) > 0 }
 
 func (c *Controller) namespaceChanged(change cluster.Change[cluster.Namespace]) {
 	c.mu.Lock()
@@ -133,12 +171,28 @@ func (c *Controller) policyChanged(change cluster.Change[cluster.NetworkPolicy])
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.setPolicy(change.Old, change.New)
-	c.queue.Mark(rulesKey)
+	c.mark(key{kind: policyKind, name: cmp.Or(change.New, change.Old).Key})
+}
+
+func (c *Controller) nodeChanged(change cluster.Change[cluster.Node]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.setNode(change) {
+		c.mark(key{kind: nodeKind})
+	}
 }
 
 func (c *Controller) markAddrs(addrs []netip.Addr) {
 	for _, addr := range addrs {
-		c.queue.Mark(key{addr: addr})
+		c.mark(key{kind: addrKind, addr: addr})
+	}
+}
+
+// mark notes what has to be looked at. Before the first look at everything
+// that would be in vain. The caller holds the lock.
+func (c *Controller) mark(k key) {
+	if c.live {
+		c.queue.Mark(k)
 	}
 }
 
@@ -160,105 +214,182 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// work settles the keys: all of them by compiling anew where rules may have
-// changed, else each address on its own.
+// work settles the keys: first the rules, then the entries of sets, then what
+// others have changed.
 func (c *Controller) work(ctx context.Context, keys []key) {
-	var rules, resync bool
-	for _, k := range keys {
-		rules, resync = rules || k.rules, resync || k.resync
+	d, addrs, resync := sortOut(keys)
+	d.all = d.all || !c.programmed
+	var errs [addrKind + 1]error
+	if !d.empty() || contains(keys, nodeKind) {
+		err := c.program(ctx, d)
+		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = err, err, err, err
 	}
-	var err error
-	if rules || !c.programmed {
-		err = c.program(ctx)
-	} else {
-		err = c.place(keys)
+	if len(addrs) > 0 && c.programmed {
+		errs[addrKind] = c.place(addrs)
 	}
-	if err == nil && resync {
-		err = c.resync(ctx)
+	if resync && errs[allKind] == nil {
+		errs[resyncKind] = c.resync(ctx)
 	}
 	if ctx.Err() == nil {
-		c.complain(err)
+		c.complain(errors.Join(errs[allKind], errs[addrKind], errs[resyncKind]))
 	}
 	for _, k := range keys {
-		c.queue.Settle(k, err)
+		c.queue.Settle(k, errs[k.kind])
 	}
 	c.updateStatus()
 }
 
-// program compiles everything and makes the kernel follow: first the sets that
-// rules match, then the rules, then the sets that no rule matches any more. On
-// error what was in force stays so.
-func (c *Controller) program(ctx context.Context) error {
-	outputs := c.compileAll()
-	sets, names := map[string]ipset.Set{}, map[string]bool{}
-	for _, o := range outputs {
-		maps.Copy(sets, o.sets)
-	}
-	for name := range sets {
-		names[name] = true
-	}
-	if err := c.sets.PutAll(sets); err != nil {
-		return err
-	}
-	for f, o := range outputs {
-		if _, err := c.rules[f].Apply(ctx, o.section()); err != nil {
-			return err
+func contains(keys []key, kind kind) bool {
+	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
+}
+
+func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
+	d.pods, d.policies = map[cluster.Key]struct{}{}, map[cluster.Key]struct{}{}
+	for _, k := range keys {
+		switch k.kind {
+		case allKind:
+			d.all = true
+		case resyncKind:
+			resync = true
+		case podKind:
+			d.pods[k.name] = struct{}{}
+		case policyKind:
+			d.policies[k.name] = struct{}{}
+		case addrKind:
+			addrs = append(addrs, k.addr)
 		}
 	}
-	c.outputs = outputs
+	return d, addrs, resync
+}
+
+// program compiles what is dirty and makes the kernel follow: first the sets
+// that rules match, then the rules, then the Pods that they are for, then the
+// sets that no rule matches any more. On error what was in force stays so.
+//
+// A Pod counts as known after its rules are in force, and as isolated likewise:
+// until then it is closed where NewPods says so.
+func (c *Controller) program(ctx context.Context, d dirt) error {
+	sets, residents := c.compile(d)
+	if err := c.prepareSets(sets, residents); err != nil {
+		return err
+	}
+	var errs []error
+	for f, p := range c.plans {
+		_, err := c.rules[f].Apply(ctx, section(maps.Clone(p.chains)))
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := c.sets.PutAll(residents); err != nil {
+		return err
+	}
 	if !c.programmed {
 		c.programmed = true
 		close(c.ready)
 		c.log.Info("policy: all policies are programmed")
 	}
-	return c.sets.Retain(names)
+	return c.sets.Retain(c.wanted(residents))
 }
 
-func (c *Controller) compileAll() map[inet.Family]*output {
+// compile brings the plans up to date. It returns the sets that the kernel lacks,
+// and those of this node's Pods.
+func (c *Controller) compile(d dirt) (sets, residents map[string]ipset.Set) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	outputs := map[inet.Family]*output{}
-	c.status.namedEgress = false
-	for _, f := range c.config.Families {
-		outputs[f] = compile(c.config, c.state, f)
-		c.status.namedEgress = c.status.namedEgress || outputs[f].namedEgress
+	if !c.live {
+		c.live = true
+		clear(c.state.formerPorts) // no set is older than this
 	}
-	return outputs
+	sets, residents = map[string]ipset.Set{}, map[string]ipset.Set{}
+	for _, p := range c.plans {
+		p.update(c.state, d)
+		maps.Copy(sets, p.missing(c.state))
+		maps.Copy(residents, p.residents())
+	}
+	return sets, residents
 }
 
-// place puts addresses into the peers' sets or takes them out.
-func (c *Controller) place(keys []key) error {
-	var errs []error
-	for f, o := range c.outputs {
-		for name, edit := range c.edits(o, f, keys) {
-			errs = append(errs, c.sets.Edit(name, edit.add, edit.del))
+// prepareSets makes the sets that the rules will match. Those of this node's
+// Pods stay as a former run left them, less what is not true any more, until
+// the rules are in force; where there was no former run nothing is in force, and
+// they are filled at once.
+func (c *Controller) prepareSets(sets, residents map[string]ipset.Set) error {
+	if !c.programmed {
+		for name, set := range residents {
+			if held, ok := c.sets.Held(name); ok {
+				maps.DeleteFunc(held.Entries, func(e ipset.Entry, _ struct{}) bool { _, still := set.Entries[e]; return !still })
+				set = held
+			}
+			sets[name] = set
 		}
 	}
-	return errors.Join(errs...)
-}
-
-type edit struct{ add, del []ipset.Entry }
-
-// edits says where the keys' addresses belong now. That an entry is there
-// already costs nothing.
-func (c *Controller) edits(o *output, f inet.Family, keys []key) map[string]edit {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	edits := map[string]edit{}
-	for name, sel := range o.selectors {
-		var e edit
-		for _, k := range keys {
-			switch {
-			case !k.addr.IsValid() || inet.FamilyOf(k.addr) != f:
-			case sel.holds(c.state, k.addr):
-				e.add = append(e.add, ipset.IP(k.addr))
-			default:
-				e.del = append(e.del, ipset.IP(k.addr))
+	err := c.sets.PutAll(sets)
+	failed := ipset.SetErrors(err)
+	if err != nil && len(failed) == 0 {
+		return err
+	}
+	for _, p := range c.plans {
+		for name := range sets {
+			if failed[name] == nil {
+				delete(p.fresh, name)
 			}
 		}
-		edits[name] = e
 	}
-	return edits
+	return err
+}
+
+// wanted names all sets.
+func (c *Controller) wanted(residents map[string]ipset.Set) map[string]bool {
+	names := map[string]bool{}
+	for name := range residents {
+		names[name] = true
+	}
+	for _, p := range c.plans {
+		for name := range p.sets {
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// place puts addresses into the sets of rules or takes them out.
+func (c *Controller) place(addrs []netip.Addr) error {
+	edits, former := c.edits(addrs)
+	var errs []error
+	for name, e := range edits {
+		errs = append(errs, c.sets.Edit(name, e.present, e.absent))
+	}
+	err := errors.Join(errs...)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for addr, ports := range former {
+			c.state.formerPorts[addr] = append(c.state.formerPorts[addr], ports...)
+		}
+	}
+	return err
+}
+
+// edits are those that change a set, and the former ports that they answer for.
+func (c *Controller) edits(addrs []netip.Addr) (map[string]edit, map[netip.Addr][]cluster.ContainerPort) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	edits, former := map[string]edit{}, map[netip.Addr][]cluster.ContainerPort{}
+	for _, p := range c.plans {
+		for name, e := range p.edits(c.state, addrs) {
+			if !c.sets.Holds(name, e.present, e.absent) {
+				edits[name] = e
+			}
+		}
+	}
+	for _, addr := range addrs {
+		if ports := c.state.formerPorts[addr]; ports != nil {
+			former[addr] = ports
+			delete(c.state.formerPorts, addr)
+		}
+	}
+	return edits, former
 }
 
 // resync reads the kernel back and repairs what differs.

@@ -11,8 +11,8 @@ import (
 )
 
 // The chains. The first three are jumped to from the built-in chains of the
-// same ending; the others have a hash in their names, never of time or
-// content: what did not change is not rewritten.
+// same ending; the others have a hash in their names, never of time: what did
+// not change is not rewritten.
 const (
 	inputChain   = "KUBE-ROUTER-INPUT"
 	forwardChain = "KUBE-ROUTER-FORWARD"
@@ -21,20 +21,30 @@ const (
 	policyPrefix = "KUBE-NWPLCY-"
 )
 
-// The sets: the Pods of this node that a policy isolates, and the peers of
-// each rule of a policy.
+// The sets: the Pods of this node that a policy isolates, all that this node
+// knows of its own, and what the rules of policies match.
 const (
 	isolatedSet = "kube-router-isolated-pods"
+	localSet    = "kube-router-local-pods"
 	peerPrefix  = "KUBE-ROUTER-"
 )
 
 // direction is the direction that a policy's rules are about.
-type direction string
+type direction uint8
 
 const (
-	ingress direction = "ingress"
-	egress  direction = "egress"
+	ingress direction = iota
+	egress
+	directions
 )
+
+// String is "ingress" or "egress".
+func (d direction) String() string {
+	if d == ingress {
+		return "ingress"
+	}
+	return "egress"
+}
 
 // peer is where the peer's address is, in iptables' words.
 func (d direction) peer() string {
@@ -44,18 +54,40 @@ func (d direction) peer() string {
 	return "dst"
 }
 
+// own is the match of the address of the Pod that is judged.
+func (d direction) own() string {
+	if d == ingress {
+		return "-d "
+	}
+	return "-s "
+}
+
+// isolates says whether a policy isolates the Pods that it selects.
+func isolates(p *cluster.NetworkPolicy, d direction) bool {
+	if d == ingress {
+		return p.IsolatesIngress
+	}
+	return p.IsolatesEgress
+}
+
 // hash is 80 bits of a name's digest, in letters that are safe everywhere.
 func hash(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return base32.StdEncoding.EncodeToString(sum[:10])
 }
 
-func podChain(pod cluster.Key, d direction) string {
-	return podPrefix + hash(pod.Namespace, pod.Name, string(d))
+// groupChain judges a direction of the Pods that the same policies isolate.
+func groupChain(policies []cluster.Key, d direction) string {
+	parts := make([]string, 0, 2*len(policies)+1)
+	parts = append(parts, d.String())
+	for _, p := range policies {
+		parts = append(parts, p.Namespace, p.Name)
+	}
+	return podPrefix + hash(parts...)
 }
 
 func policyChain(policy cluster.Key, d direction) string {
-	return policyPrefix + hash(policy.Namespace, policy.Name, string(d))
+	return policyPrefix + hash(policy.Namespace, policy.Name, d.String())
 }
 
 // setName is a set's name in a family: two sets cannot share one. Of a hash at
@@ -71,7 +103,7 @@ func setName(base string, f inet.Family) string {
 func ownedSets() []string {
 	var prefixes []string
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
-		prefixes = append(prefixes, setName(isolatedSet, f), setName(peerPrefix, f))
+		prefixes = append(prefixes, setName(isolatedSet, f), setName(localSet, f), setName(peerPrefix, f))
 	}
 	return prefixes
 }
@@ -81,7 +113,7 @@ func ownedSets() []string {
 func comment(text string) string {
 	safe := strings.Map(func(r rune) rune {
 		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(" -./_", r):
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(" -./_,:", r):
 			return r
 		}
 		return '?'

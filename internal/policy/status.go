@@ -16,16 +16,13 @@ type Status struct {
 	LastSync time.Time
 	// Repairs counts what resyncs had to repair.
 	Repairs uint64
-
-	// namedEgress says that the named ports of any Pod may matter.
-	namedEgress bool
 }
 
 // Status returns the present state.
 func (c *Controller) Status() Status {
 	c.mu.Lock()
 	s := c.status
-	s.Policies = len(c.state.policies)
+	s.Policies = c.state.policyCount()
 	c.mu.Unlock()
 	s.Pending = c.queue.Work()
 	return s
@@ -37,9 +34,13 @@ func (c *Controller) updateStatus() {
 	defer c.mu.Unlock()
 	c.status.LastSync = time.Now()
 	c.status.Isolated, c.status.Chains, c.status.Sets = 0, 0, 0
-	for f, o := range c.outputs {
-		c.status.Isolated += len(o.sets[setName(isolatedSet, f)].Entries)
-		c.status.Chains += len(o.chains)
-		c.status.Sets += len(o.sets)
+	for _, p := range c.plans {
+		for _, place := range p.places {
+			if place.isolated() {
+				c.status.Isolated++
+			}
+		}
+		c.status.Chains += len(p.chains)
+		c.status.Sets += len(p.sets)
 	}
 }

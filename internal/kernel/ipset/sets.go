@@ -299,6 +299,37 @@ func (s *Sets) Empty(name string) bool {
 	return it == nil || it.known && len(it.set.Entries) == 0
 }
 
+// Held returns a copy of an owned set as the kernel holds it, whoever wants it,
+// and false where there is none or it is not known.
+func (s *Sets) Held(name string) (Set, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.load() != nil {
+		return Set{}, false
+	}
+	it := s.items[name]
+	if it == nil || !it.known {
+		return Set{}, false
+	}
+	return Set{Spec: it.set.Spec, Entries: maps.Clone(it.set.Entries)}, true
+}
+
+// Holds says whether the kernel is known to hold a set with all entries of
+// present and none of absent.
+func (s *Sets) Holds(name string, present, absent []Entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it := s.items[name]
+	if it == nil || !it.known {
+		return false
+	}
+	in := func(e Entry) bool {
+		_, ok := it.set.Entries[it.set.normal(e)]
+		return ok
+	}
+	return !slices.ContainsFunc(absent, in) && !slices.ContainsFunc(present, func(e Entry) bool { return !in(e) })
+}
+
 // Get returns a copy of a set that is wanted, as the kernel shall hold it.
 func (s *Sets) Get(name string) (Set, bool) {
 	s.mu.Lock()

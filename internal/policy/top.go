@@ -1,0 +1,103 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
+)
+
+// top makes the chains that all packets meet. Both sides are asked: the source
+// Pod's egress policies, then the destination Pod's ingress policies.
+//
+//   - FORWARD has what is routed, and what the bridge switches.
+//   - OUTPUT has what the host sends, which may always reach its Pods, and what
+//     IPVS has translated: its source is the client still.
+//   - INPUT has what Pods send to the host. What they send to a Service is
+//     judged after its translation.
+//
+// closed are this node's Pod CIDRs where Pods are closed that it does not know
+// yet.
+func top(c Config, f inet.Family, closed []netip.Prefix, out, in []string) map[string][]string {
+	isolated := setName(isolatedSet, f)
+	notFrom := "-m set ! --match-set " + isolated + " src "
+	passes := append([]string{"-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"}, neighbours(f)...)
+	unaffected := notFrom + "-m set ! --match-set " + isolated + " dst -j RETURN"
+	both := guard(f, closed, "src", "dst")
+	return map[string][]string{
+		forwardChain: slices.Concat(both, []string{unaffected}, passes, out, in),
+		outputChain:  slices.Concat(both, []string{unaffected}, passes, out, []string{fromHost + " -j RETURN"}, in),
+		inputChain: slices.Concat(guard(f, closed, "src"), []string{notFrom + "-j RETURN"}, passes,
+			services(c, f), out),
+	}
+}
+
+const fromHost = "-m addrtype --src-type LOCAL"
+
+// guard drops what Pods send and get that this node does not know yet. The
+// host itself reaches them: kubelet's probes are not a matter of policies. What
+// is dropped is sent again, so that a Pod's first packets are late, not lost.
+func guard(f inet.Family, closed []netip.Prefix, sides ...string) []string {
+	var rules []string
+	for _, cidr := range closed {
+		for _, side := range sides {
+			flag := "-s "
+			if side == "dst" {
+				flag = "-d "
+			}
+			if inet.FamilyOf(cidr.Addr()) == f {
+				rules = append(rules, flag+cidr.Masked().String()+" -m set ! --match-set "+setName(localSet, f)+" "+side+
+					" -m addrtype ! --src-type LOCAL "+comment("new pod")+" -j DROP")
+			}
+		}
+	}
+	if len(rules) == 0 {
+		return nil
+	}
+	return append(neighbours(f), rules...)
+}
+
+// neighbours lets pass what IPv6 has in ARP's place: neighbour solicitations
+// and advertisements (RFC 4861). They are ICMPv6 with the Pod's address, meet
+// these chains, on bridges too, and belong to no connection; a Pod without
+// them reaches nothing, its gateway included.
+func neighbours(f inet.Family) []string {
+	if f != inet.IPv6 {
+		return nil
+	}
+	return []string{
+		"-p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN",
+		"-p ipv6-icmp -m icmp6 --icmpv6-type 136 -j RETURN",
+	}
+}
+
+// services lets pass what goes to a Service, by the cluster's ranges: it holds
+// whichever proxy serves it.
+func services(c Config, f inet.Family) []string {
+	var rules []string
+	for _, r := range c.ServiceRanges {
+		if inet.FamilyOf(r.Addr()) == f {
+			rules = append(rules, "-d "+r.Masked().String()+" "+comment("service addresses")+" -j RETURN")
+		}
+	}
+	for _, p := range []inet.Protocol{inet.TCP, inet.UDP, inet.SCTP} {
+		rules = append(rules, fmt.Sprintf("-p %s -m addrtype --dst-type LOCAL -m %s --dport %d:%d %s -j RETURN",
+			p, p, c.NodePorts.First, c.NodePorts.Last, comment("node ports")))
+	}
+	return rules
+}
+
+// section is a plan's rules as the keeper of the rules takes them.
+func section(chains map[string][]string) iptables.Section {
+	var jumps []iptables.Jump
+	for builtin, chain := range map[string]string{"INPUT": inputChain, "FORWARD": forwardChain, "OUTPUT": outputChain} {
+		jumps = append(jumps, iptables.Jump{Chain: builtin, Rank: iptables.RankPolicy, Rule: "-j " + chain})
+	}
+	return iptables.Section{
+		Owner:    "policy",
+		Prefixes: []string{inputChain, forwardChain, outputChain, podPrefix, policyPrefix},
+		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: {Chains: chains, Jumps: jumps}},
+	}
+}
