@@ -33,12 +33,16 @@ func newAPI(w *workload) (api, error) {
 		item.ObjectMeta = meta(p.Namespace, p.Name, nil)
 		policies.Items = append(policies.Items, item)
 	}
+	nodes := &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: []corev1.Node{{
+		ObjectMeta: meta("", localNode, nil), Spec: corev1.NodeSpec{PodCIDRs: []string{localCIDR}},
+	}}}
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, namespaces, pods)
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, namespaces, pods, nodes)
 	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, policies)
 	a := api{}
 	for path, list := range map[string]runtime.Object{
-		"/api/v1/namespaces": namespaces, "/api/v1/pods": pods, "/apis/networking.k8s.io/v1/networkpolicies": policies,
+		"/api/v1/nodes": nodes, "/api/v1/namespaces": namespaces, "/api/v1/pods": pods,
+		"/apis/networking.k8s.io/v1/networkpolicies": policies,
 	} {
 		kinds, _, err := scheme.ObjectKinds(list)
 		if err != nil {

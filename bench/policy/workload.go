@@ -23,7 +23,10 @@ const (
 )
 
 // localNode is the node that the measured agent is on.
-const localNode = "node-000"
+const (
+	localNode = "node-000"
+	localCIDR = "10.244.0.0/24"
+)
 
 // pod is a Pod with one address.
 type pod struct {

@@ -3,6 +3,7 @@ package policy
 import (
 	"time"
 
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -43,4 +44,26 @@ func (c *Controller) updateStatus() {
 		c.status.Chains += len(p.chains)
 		c.status.Sets += len(p.sets)
 	}
+}
+
+// Summary counts what a whole cluster compiles to.
+type Summary struct{ Policies, Chains, Rules, Sets, Entries int }
+
+// Compile compiles everything in memory, as Run does first, and hands nothing
+// to the kernel: for measuring. A Controller that compiled must not run.
+func (c *Controller) Compile() Summary {
+	sets, residents := c.compile(dirt{all: true})
+	made := Summary{Policies: c.Status().Policies, Sets: len(sets) + len(residents)}
+	for _, some := range []map[string]ipset.Set{sets, residents} {
+		for _, set := range some {
+			made.Entries += len(set.Entries)
+		}
+	}
+	for _, p := range c.plans {
+		made.Chains += len(p.chains)
+		for _, rules := range p.chains {
+			made.Rules += len(rules)
+		}
+	}
+	return made
 }
