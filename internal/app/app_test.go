@@ -45,7 +45,7 @@ func TestWatchesFollowTheControllers(t *testing.T) {
 		none + "--run-router":        "nodes",
 		none + "--run-service-proxy": "nodes services endpointslices",
 		none + "--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/24": "services",
-		none + "--run-firewall": "pods namespaces networkpolicies",
+		none + "--run-firewall": "nodes pods namespaces networkpolicies",
 		"":                      "nodes services endpointslices pods namespaces networkpolicies",
 	} {
 		a := newAgent(t, strings.Fields(flags)...)

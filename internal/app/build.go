@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
+	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
@@ -123,6 +124,7 @@ func (a *agent) policy(d drivers) part {
 	c := policy.New(policy.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(),
 		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
+		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName),
 	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules}, a.log)
 	a.metrics.AddRuleCount(func() int {

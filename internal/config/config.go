@@ -61,6 +61,7 @@ type Config struct {
 	CNI          CNI
 	Services     Services
 	LoadBalancer LoadBalancer
+	Policy       Policy
 
 	// IPTablesSyncPeriod, IPVSSyncPeriod and RoutesSyncPeriod are how often
 	// each controller reads the kernel back and repairs what drifted.
@@ -128,6 +129,21 @@ type Services struct {
 	// 0 leaves the kernel's.
 	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
 }
+
+// Policy is the configuration of the policy controller.
+type Policy struct {
+	NewPods NewPods
+}
+
+// NewPods says which Pods are closed until their rules are in force.
+type NewPods string
+
+// The modes: see the flag's help.
+const (
+	NewPodsSelected NewPods = "selected"
+	NewPodsClosed   NewPods = "closed"
+	NewPodsOpen     NewPods = "open"
+)
 
 // LoadBalancer is the configuration of the controller that gives Services their
 // load balancer IPs.
@@ -197,6 +213,12 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	})
 	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
 	c.Services.AnyIP = !f.strictIPs
+	if f.defaultDeny {
+		if f.set.Changed("policy-new-pods") && c.Policy.NewPods != NewPodsClosed {
+			return fmt.Errorf("--netpol-default-deny=true --policy-new-pods=%s: they contradict each other; leave one of them out", c.Policy.NewPods)
+		}
+		c.Policy.NewPods = NewPodsClosed
+	}
 	if f.graceful {
 		c.Services.GracePeriod = f.gracePeriod
 	}

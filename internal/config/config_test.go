@@ -38,6 +38,7 @@ func defaults() Config {
 			Scheduler:       "rr",
 			Guard:           true,
 		},
+		Policy: Policy{NewPods: NewPodsSelected},
 		LoadBalancer: LoadBalancer{
 			DefaultClass: true, SyncPeriod: time.Minute, Namespace: "kube-system", Identity: "node-1",
 		},
@@ -56,6 +57,8 @@ func TestParse(t *testing.T) {
 			func(c *Config) { c.BGP.GracefulRestart = true }},
 		{"--run-router=false --run-firewall=false --run-service-proxy=true",
 			func(c *Config) { c.RunRouter, c.RunFirewall = false, false }},
+		{"--policy-new-pods=open", func(c *Config) { c.Policy.NewPods = NewPodsOpen }},
+		{"--netpol-default-deny", func(c *Config) { c.Policy.NewPods = NewPodsClosed }},
 		{"--run-service-proxy=true --run-router=true --run-firewall=true --metrics-port=8080",
 			func(c *Config) { c.MetricsAddress = "127.0.0.1:8080" }},
 		{"--run-service-proxy=true --hairpin-mode=true", func(c *Config) { c.Services.HairpinMode = true }},
@@ -172,6 +175,8 @@ func TestParseRefuses(t *testing.T) {
 		"--ipvs-graceful-period=0s":                                         "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
 		"--run-loadbalancer":                                                "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
 		"--enable-ipv4=false":                                               "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
+		"--policy-new-pods=shut":                                            "--policy-new-pods=shut: not a mode; allowed are selected, closed and open",
+		"--policy-new-pods=open --netpol-default-deny":                      "--netpol-default-deny=true --policy-new-pods=open: they contradict each other; leave one of them out",
 		"--run-router=false --run-firewall=false --run-service-proxy=false": "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
 		"--hostname-override=node_1":                                        "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
 	} {

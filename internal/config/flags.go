@@ -21,6 +21,7 @@ type flags struct {
 	ignoredCacheSyncTimeout time.Duration
 	ignoredRuntimeEndpoint  string
 	strictIPs, graceful     bool
+	defaultDeny             bool
 	gracePeriod             time.Duration
 }
 
@@ -39,6 +40,7 @@ func define(c *Config) *flags {
 	f.defineCluster(c)
 	f.defineRouting(c)
 	f.defineServices(c)
+	f.definePolicies(c)
 	f.definePods(c)
 	f.defineSync(c)
 	f.defineServers()
@@ -157,6 +159,15 @@ func (f *flags) defineConnections(c *Config) {
 	add(f, &c.Services.TCPFinTimeout, "service-tcpfin-timeout", 0, period(0), "The same after its end was announced."+kernel)
 	add(f, &c.Services.UDPTimeout, "service-udp-timeout", 0, period(0), "The same for UDP."+kernel)
 	add(f, &f.ignoredRuntimeEndpoint, "runtime-endpoint", "", text("path"), "Accepted, without effect: direct server return needs no container runtime.")
+}
+
+func (f *flags) definePolicies(c *Config) {
+	f.section("Policies")
+	add(f, &c.Policy.NewPods, "policy-new-pods", NewPodsSelected, newPods(),
+		"Which pods of this node are closed until it knows them and their rules are in force. selected: while a pod is expected that a policy selects. "+
+			"closed: always, also while the agent is down; pods start with about a second without network. open: none.")
+	addBool(f, &f.defaultDeny, "netpol-default-deny", false,
+		"The same as --policy-new-pods=closed.")
 }
 
 func (f *flags) definePods(c *Config) {

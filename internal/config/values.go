@@ -224,6 +224,15 @@ func scheduler() kind[string] {
 	}, asIs}
 }
 
+func newPods() kind[NewPods] {
+	return kind[NewPods]{"selected|closed|open", func(s string) (NewPods, error) {
+		if mode := NewPods(s); mode == NewPodsSelected || mode == NewPodsClosed || mode == NewPodsOpen {
+			return mode, nil
+		}
+		return "", errors.New("not a mode; allowed are selected, closed and open")
+	}, func(m NewPods) string { return string(m) }}
+}
+
 func defaultClusterIPRanges() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}
 }
