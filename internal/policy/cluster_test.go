@@ -27,6 +27,7 @@ type world struct {
 	// rules6 is nil in a cluster without IPv6.
 	rules6 *iptables.Fake
 	c      *Controller
+	adapt  func(*Config) // nil for none
 }
 
 var testConfig = Config{
@@ -35,8 +36,11 @@ var testConfig = Config{
 	NodePorts:     PortRange{30000, 32767},
 }
 
-func newWorld() *world {
-	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake()}
+func newWorld() *world { return newWorldWith(func(*Config) {}) }
+
+// newWorldWith is a world with another configuration.
+func newWorldWith(adapt func(*Config)) *world {
+	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), adapt: adapt}
 	w.sets.InUse, w.rules.SetExists = w.rules.UsesSet, w.sets.Exists
 	w.start()
 	return w
@@ -62,6 +66,9 @@ func (w *world) restarted() *world {
 func (w *world) start() {
 	config, rules := testConfig, map[inet.Family]*iptables.Ruleset{}
 	config.Families = slices.Sorted(maps.Keys(w.tables()))
+	if w.adapt != nil {
+		w.adapt(&config)
+	}
 	for family, fake := range w.tables() {
 		rules[family] = iptables.NewRuleset(fake, family, slog.New(slog.DiscardHandler))
 	}
