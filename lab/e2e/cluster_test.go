@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e || firewall
 
 // Package e2e tests the product on a cluster of the lab: real kubelets, a real
 // kernel, the manifest that users apply. "make e2e" runs it.
@@ -61,6 +61,14 @@ func succeeds(_ string, err error) bool { return err == nil }
 func onNode(t *testing.T, node int, command string) string {
 	t.Helper()
 	return must(t, "%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))
+}
+
+// onNodeAfterwards is onNode for cleaning up, when the test's context has ended.
+func onNodeAfterwards(t *testing.T, node int, command string) {
+	t.Helper()
+	if out, err := sh(context.Background(), fmt.Sprintf("%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))); err != nil {
+		t.Errorf("node %d: %s: %s", node, command, out)
+	}
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
@@ -171,4 +179,13 @@ func blocked(t *testing.T, namespace, pod, url string) {
 // even try.
 func curlFailed(out string) bool {
 	return strings.Contains(out, "curl: (7)") || strings.Contains(out, "curl: (28)")
+}
+
+// each does something for each pair.
+func each(pods, urls []string, do func(pod, url string)) {
+	for _, pod := range pods {
+		for _, url := range urls {
+			do(pod, url)
+		}
+	}
 }

@@ -99,11 +99,3 @@ spec:
 	must(t, "kubectl label namespace %s team-", other)
 	blocked(t, other, "client", url)
 }
-
-func each(pods, urls []string, do func(pod, url string)) {
-	for _, pod := range pods {
-		for _, url := range urls {
-			do(pod, url)
-		}
-	}
-}
