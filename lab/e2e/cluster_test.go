@@ -63,23 +63,7 @@ func onNode(t *testing.T, node int, command string) string {
 	return must(t, "%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))
 }
 
-// onNodeAfterwards is onNode for cleaning up, when the test's context has ended.
-func onNodeAfterwards(t *testing.T, node int, command string) {
-	t.Helper()
-	if out, err := sh(context.Background(), fmt.Sprintf("%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))); err != nil {
-		t.Errorf("node %d: %s: %s", node, command, out)
-	}
-}
-
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// namespace makes a namespace for one test.
-func namespace(t *testing.T) string {
-	t.Helper()
-	name := "e2e-" + strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
-	create(t, name)
-	return name
-}
 
 // create makes a namespace that goes when the test ends.
 func create(t *testing.T, name string) {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -142,5 +143,13 @@ func nothingElse(t *testing.T) {
 		if !strings.Contains(out, "kube-router-local-pods") {
 			t.Errorf("node %d lacks the sets of policies:\n%s", n, out)
 		}
+	}
+}
+
+// onNodeAfterwards is onNode for cleaning up, when the test's context has ended.
+func onNodeAfterwards(t *testing.T, node int, command string) {
+	t.Helper()
+	if out, err := sh(context.Background(), fmt.Sprintf("%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))); err != nil {
+		t.Errorf("node %d: %s: %s", node, command, out)
 	}
 }

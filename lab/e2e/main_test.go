@@ -15,7 +15,7 @@ var lab = os.Getenv("LAB")
 // flags are what the tests need of the agents beyond the manifest that users
 // apply: addresses to give out and to accept (RFC 5737), and repairs soon.
 var flags = []string{
-	"--run-loadbalancer", "--loadbalancer-ip-range=203.0.113.8/30,203.0.113.200/32", "--service-external-ip-range=198.51.100.0/24", "--ipvs-sync-period=5s",
+	"--run-loadbalancer", "--loadbalancer-ip-range=203.0.113.8/30,203.0.113.200/32", "--service-external-ip-range=198.51.100.0/24", "--ipvs-sync-period=5s", "--iptables-sync-period=5s",
 }
 
 // TestMain runs the agents with these flags, and as they were afterwards.
@@ -52,4 +52,12 @@ func agents(args *string) (before string, err error) {
 		return before, fmt.Errorf("%s: %w", out, err)
 	}
 	return before, nil
+}
+
+// namespace makes a namespace for one test.
+func namespace(t *testing.T) string {
+	t.Helper()
+	name := "e2e-" + strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
+	create(t, name)
+	return name
 }
