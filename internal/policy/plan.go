@@ -30,6 +30,10 @@ type plan struct {
 	fresh map[string]struct{}
 	// grown says that places have changed since top and trees were made.
 	grown bool
+	// unguarded says that new Pods shall be closed and there is no Pod CIDR.
+	unguarded bool
+	// inForce are the Pods whose rules are in the kernel.
+	inForce residents
 }
 
 // place is a Pod's address and the chains that judge its traffic, "" for a
@@ -112,31 +116,48 @@ func (p *plan) everyPolicy() map[cluster.Key]struct{} {
 	return all
 }
 
-// podsToPlace are those that changed, and those that a changed policy may
-// select.
+// podsToPlace are those that changed, and those that a changed policy selects
+// anew, or no more.
 func (p *plan) podsToPlace(s *state, d dirt) map[cluster.Key]struct{} {
 	pods := maps.Clone(d.pods)
 	if pods == nil {
 		pods = map[cluster.Key]struct{}{}
 	}
-	take := func(some map[cluster.Key]*cluster.Pod) {
-		for key := range some {
-			pods[key] = struct{}{}
-		}
-	}
 	if !d.all {
-		for key := range d.policies {
-			take(s.local[key.Namespace])
+		for policy := range d.policies {
+			for key, pod := range s.local[policy.Namespace] {
+				if p.moves(s, pod, policy) {
+					pods[key] = struct{}{}
+				}
+			}
 		}
 		return pods
 	}
 	for _, some := range s.local {
-		take(some)
+		for key := range some {
+			pods[key] = struct{}{}
+		}
 	}
 	for key := range p.places {
 		pods[key] = struct{}{}
 	}
 	return pods
+}
+
+// moves says whether a policy isolates a Pod that it did not, or the reverse.
+func (p *plan) moves(s *state, pod *cluster.Pod, key cluster.Key) bool {
+	policy := s.policy(key)
+	selected := policy != nil && policy.Pods.Matches(pod.Labels)
+	for d := range directions {
+		was := false
+		if g := p.groups[p.places[pod.Key].chains[d]]; g != nil {
+			_, was = slices.BinarySearchFunc(g.policies, key, compareKeys)
+		}
+		if was != (selected && isolates(policy, d)) {
+			return true
+		}
+	}
+	return false
 }
 
 // move gives a Pod the place that is its now and returns the chains of groups
@@ -273,10 +294,18 @@ func (p *plan) release(c *compiled) {
 
 // closing are the Pod CIDRs in which Pods that are not known are closed.
 func (p *plan) closing(s *state) []netip.Prefix {
-	if p.config.NewPods == Closed || p.config.NewPods == Selected && s.awaited() {
-		return s.podCIDRs
+	p.unguarded = false
+	if p.config.NewPods == Open || p.config.NewPods == Selected && !s.awaited() {
+		return nil
 	}
-	return nil
+	var closed []netip.Prefix
+	for _, cidr := range s.podCIDRs {
+		if inet.FamilyOf(cidr.Addr()) == p.family {
+			closed = append(closed, cidr.Masked())
+		}
+	}
+	p.unguarded = len(closed) == 0
+	return closed
 }
 
 // plant makes the trees and the chains above them. A chain that is as before
@@ -309,16 +338,23 @@ func (p *plan) plant() {
 	}
 }
 
-// residents are the sets of this node's Pods: those that are isolated, and all.
-func (p *plan) residents() map[string]ipset.Set {
-	isolated, local := addressSet(p.family), addressSet(p.family)
-	for _, place := range p.places {
-		local.Entries[ipset.IP(place.addr)] = struct{}{}
-		if place.isolated() {
-			isolated.Entries[ipset.IP(place.addr)] = struct{}{}
+// residents are the Pods of this node. An address of its Pod CIDRs that a Pod
+// of another node has counts as known: there the CIDRs do not tell whose an
+// address is.
+func (p *plan) residents(s *state) residents {
+	r := residents{local: make(map[netip.Addr]cluster.Key, len(p.places)), isolated: map[netip.Addr]struct{}{}}
+	for addr, pod := range s.strangers {
+		if inet.FamilyOf(addr) == p.family {
+			r.local[addr] = pod
 		}
 	}
-	return map[string]ipset.Set{setName(isolatedSet, p.family): isolated, setName(localSet, p.family): local}
+	for pod, place := range p.places {
+		r.local[place.addr] = pod
+		if place.isolated() {
+			r.isolated[place.addr] = struct{}{}
+		}
+	}
+	return r
 }
 
 // missing are the sets that the kernel does not have yet, filled.
