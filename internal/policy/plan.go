@@ -90,9 +90,7 @@ func (p *plan) update(s *state, d dirt) {
 		stale = p.everyPolicy()
 	}
 	var left []string
-	for key := range p.podsToPlace(s, d) {
-		left = append(left, p.move(s, key)...)
-	}
+	p.podsToPlace(s, d, func(pod cluster.Key) { left = append(left, p.move(s, pod)...) })
 	for key := range stale {
 		if a := p.policies[key]; a != nil && a.groups > 0 {
 			p.compile(s, key, a)
@@ -116,32 +114,43 @@ func (p *plan) everyPolicy() map[cluster.Key]struct{} {
 	return all
 }
 
-// podsToPlace are those that changed, and those that a changed policy selects
-// anew, or no more.
-func (p *plan) podsToPlace(s *state, d dirt) map[cluster.Key]struct{} {
-	pods := maps.Clone(d.pods)
-	if pods == nil {
-		pods = map[cluster.Key]struct{}{}
+// podsToPlace calls fn for those that changed, and those that a changed policy
+// selects anew, or no more.
+func (p *plan) podsToPlace(s *state, d dirt, fn func(cluster.Key)) {
+	if d.all {
+		p.everyPod(s, fn)
+		return
 	}
-	if !d.all {
-		for policy := range d.policies {
-			for key, pod := range s.local[policy.Namespace] {
-				if p.moves(s, pod, policy) {
-					pods[key] = struct{}{}
-				}
+	for key := range d.pods {
+		fn(key)
+	}
+	for policy := range d.policies {
+		for key, pod := range s.local[policy.Namespace] {
+			if p.moves(s, pod, policy) {
+				fn(key)
 			}
 		}
-		return pods
+	}
+}
+
+func (p *plan) everyPod(s *state, fn func(cluster.Key)) {
+	for key := range p.places {
+		if s.local[key.Namespace][key] == nil {
+			fn(key)
+		}
+	}
+	if len(p.places) == 0 {
+		count := 0
+		for _, some := range s.local {
+			count += len(some)
+		}
+		p.places = make(map[cluster.Key]place, count)
 	}
 	for _, some := range s.local {
 		for key := range some {
-			pods[key] = struct{}{}
+			fn(key)
 		}
 	}
-	for key := range p.places {
-		pods[key] = struct{}{}
-	}
-	return pods
 }
 
 // moves says whether a policy isolates a Pod that it did not, or the reverse.
@@ -267,8 +276,11 @@ func (p *plan) compile(s *state, key cluster.Key, a *active) {
 		p.sets[name].users++
 	}
 	for d := range directions {
-		name := policyChain(key, d)
-		switch rules := a.compiled.rules[d]; {
+		rules := a.compiled.rules[d]
+		if rules == nil && (before == nil || before.rules[d] == nil) {
+			continue
+		}
+		switch name := policyChain(key, d); {
 		case rules == nil:
 			delete(p.chains, name)
 		case !slices.Equal(rules, p.chains[name]) || p.chains[name] == nil:
