@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"iter"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,6 +140,10 @@ func unreachable(f inet.Family) string {
 }
 
 // addressSet is a set of single addresses.
-func addressSet(f inet.Family) ipset.Set {
-	return ipset.Set{Spec: ipset.Spec{Type: ipset.HashIP, Family: f}, Entries: map[ipset.Entry]struct{}{}}
+func addressSet(f inet.Family, addrs iter.Seq[netip.Addr]) ipset.Set {
+	set := ipset.Set{Spec: ipset.Spec{Type: ipset.HashIP, Family: f}, Entries: map[ipset.Entry]struct{}{}}
+	for addr := range addrs {
+		set.Entries[ipset.IP(addr)] = struct{}{}
+	}
+	return set
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -80,6 +79,7 @@ type Controller struct {
 
 	// What follows belongs to the goroutine of Run.
 	plans      map[inet.Family]*plan
+	warned     map[inet.Family]bool // that there are no Pod CIDRs
 	programmed bool
 	complaint  reconcile.Complaints
 }
@@ -134,7 +134,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		queue: reconcile.NewQueue[key](),
 		ready: make(chan struct{}),
 		state: newState(config.NodeName),
-		plans: map[inet.Family]*plan{}, complaint: reconcile.Complaints{},
+		plans: map[inet.Family]*plan{}, warned: map[inet.Family]bool{}, complaint: reconcile.Complaints{},
 	}
 	for _, f := range config.Families {
 		c.plans[f] = newPlan(config, f)
@@ -214,18 +214,18 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// work settles the keys: first the rules, then the entries of sets, then what
-// others have changed.
+// work settles the keys: first the entries of sets, so that a new Pod's rules
+// find its peers, then the rules, then what others have changed.
 func (c *Controller) work(ctx context.Context, keys []key) {
 	d, addrs, resync := sortOut(keys)
 	d.all = d.all || !c.programmed
 	var errs [addrKind + 1]error
+	if len(addrs) > 0 {
+		errs[addrKind] = c.place(addrs)
+	}
 	if !d.empty() || contains(keys, nodeKind) {
 		err := c.program(ctx, d)
 		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = err, err, err, err
-	}
-	if len(addrs) > 0 && c.programmed {
-		errs[addrKind] = c.place(addrs)
 	}
 	if resync && errs[allKind] == nil {
 		errs[resyncKind] = c.resync(ctx)
@@ -262,26 +262,16 @@ func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
 	return d, addrs, resync
 }
 
-// program compiles what is dirty and makes the kernel follow: first the sets
-// that rules match, then the rules, then the Pods that they are for, then the
-// sets that no rule matches any more. On error what was in force stays so.
-//
-// A Pod counts as known after its rules are in force, and as isolated likewise:
-// until then it is closed where NewPods says so.
+// program compiles what is dirty and makes the kernel follow, each family on its
+// own: what fails in one does not keep the other from going on. In the end go
+// the sets that no rule matches any more.
 func (c *Controller) program(ctx context.Context, d dirt) error {
-	sets, residents := c.compile(d)
-	if err := c.prepareSets(sets, residents); err != nil {
-		return err
-	}
+	wants := c.compile(d)
 	var errs []error
-	for f, p := range c.plans {
-		_, err := c.rules[f].Apply(ctx, section(maps.Clone(p.chains)))
-		errs = append(errs, err)
+	for _, f := range c.config.Families {
+		errs = append(errs, c.enforce(ctx, c.plans[f], wants[f]))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if err := c.sets.PutAll(residents); err != nil {
 		return err
 	}
 	if !c.programmed {
@@ -289,68 +279,28 @@ func (c *Controller) program(ctx context.Context, d dirt) error {
 		close(c.ready)
 		c.log.Info("policy: all policies are programmed")
 	}
-	return c.sets.Retain(c.wanted(residents))
+	return c.sets.Retain(c.wanted())
 }
 
-// compile brings the plans up to date. It returns the sets that the kernel lacks,
-// and those of this node's Pods.
-func (c *Controller) compile(d dirt) (sets, residents map[string]ipset.Set) {
+// compile brings the plans up to date and returns what they want of the sets.
+func (c *Controller) compile(d dirt) map[inet.Family]want {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.live {
 		c.live = true
 		clear(c.state.formerPorts) // no set is older than this
 	}
-	sets, residents = map[string]ipset.Set{}, map[string]ipset.Set{}
-	for _, p := range c.plans {
+	wants := make(map[inet.Family]want, len(c.plans))
+	for f, p := range c.plans {
 		p.update(c.state, d)
-		maps.Copy(sets, p.missing(c.state))
-		maps.Copy(residents, p.residents())
-	}
-	return sets, residents
-}
-
-// prepareSets makes the sets that the rules will match. Those of this node's
-// Pods stay as a former run left them, less what is not true any more, until
-// the rules are in force; where there was no former run nothing is in force, and
-// they are filled at once.
-func (c *Controller) prepareSets(sets, residents map[string]ipset.Set) error {
-	if !c.programmed {
-		for name, set := range residents {
-			if held, ok := c.sets.Held(name); ok {
-				maps.DeleteFunc(held.Entries, func(e ipset.Entry, _ struct{}) bool { _, still := set.Entries[e]; return !still })
-				set = held
-			}
-			sets[name] = set
+		wants[f] = want{missing: p.missing(c.state), residents: p.residents(c.state)}
+		if p.unguarded && !c.warned[f] {
+			c.warned[f] = true
+			c.log.Warn("policy: the Node object has no podCIDRs: new pods are open until their rules are in",
+				"node", c.config.NodeName, "family", f.String())
 		}
 	}
-	err := c.sets.PutAll(sets)
-	failed := ipset.SetErrors(err)
-	if err != nil && len(failed) == 0 {
-		return err
-	}
-	for _, p := range c.plans {
-		for name := range sets {
-			if failed[name] == nil {
-				delete(p.fresh, name)
-			}
-		}
-	}
-	return err
-}
-
-// wanted names all sets.
-func (c *Controller) wanted(residents map[string]ipset.Set) map[string]bool {
-	names := map[string]bool{}
-	for name := range residents {
-		names[name] = true
-	}
-	for _, p := range c.plans {
-		for name := range p.sets {
-			names[name] = true
-		}
-	}
-	return names
+	return wants
 }
 
 // place puts addresses into the sets of rules or takes them out.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
@@ -72,8 +73,18 @@ func isolates(p *cluster.NetworkPolicy, d direction) bool {
 
 // hash is 80 bits of a name's digest, in letters that are safe everywhere.
 func hash(parts ...string) string {
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return base32.StdEncoding.EncodeToString(sum[:10])
+	var room [256]byte // for what most names take
+	text := room[:0]
+	for i, part := range parts {
+		if i > 0 {
+			text = append(text, 0)
+		}
+		text = append(text, part...)
+	}
+	sum := sha256.Sum256(text)
+	var letters [16]byte
+	base32.StdEncoding.Encode(letters[:], sum[:10])
+	return string(letters[:])
 }
 
 // groupChain judges a direction of the Pods that the same policies isolate.
@@ -111,17 +122,26 @@ func ownedSets() []string {
 // comment is a rule's comment. Names of Kubernetes objects are DNS labels, but
 // nothing that is not one may end the quotes or the rule.
 func comment(text string) string {
-	safe := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(" -./_,:", r):
-			return r
-		}
-		return '?'
-	}, text)
-	if len(safe) > mostComment {
-		safe = safe[:mostComment]
+	if !harmless(text) {
+		text = strings.Map(func(r rune) rune {
+			if r < utf8.RuneSelf && harmless(string(r)) {
+				return r
+			}
+			return '?'
+		}, text)
 	}
-	return `-m comment --comment "` + safe + `"`
+	return `-m comment --comment "` + text[:min(len(text), mostComment)] + `"`
+}
+
+func harmless(text string) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(" -./_,:", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // mostComment is below the 256 bytes of xt_comment (XT_MAX_COMMENT_LEN).

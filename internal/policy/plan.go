@@ -30,6 +30,10 @@ type plan struct {
 	fresh map[string]struct{}
 	// grown says that places have changed since top and trees were made.
 	grown bool
+	// unguarded says that new Pods shall be closed and there is no Pod CIDR.
+	unguarded bool
+	// inForce are the Pods whose rules are in the kernel.
+	inForce residents
 }
 
 // place is a Pod's address and the chains that judge its traffic, "" for a
@@ -86,9 +90,7 @@ func (p *plan) update(s *state, d dirt) {
 		stale = p.everyPolicy()
 	}
 	var left []string
-	for key := range p.podsToPlace(s, d) {
-		left = append(left, p.move(s, key)...)
-	}
+	p.podsToPlace(s, d, func(pod cluster.Key) { left = append(left, p.move(s, pod)...) })
 	for key := range stale {
 		if a := p.policies[key]; a != nil && a.groups > 0 {
 			p.compile(s, key, a)
@@ -112,31 +114,59 @@ func (p *plan) everyPolicy() map[cluster.Key]struct{} {
 	return all
 }
 
-// podsToPlace are those that changed, and those that a changed policy may
-// select.
-func (p *plan) podsToPlace(s *state, d dirt) map[cluster.Key]struct{} {
-	pods := maps.Clone(d.pods)
-	if pods == nil {
-		pods = map[cluster.Key]struct{}{}
+// podsToPlace calls fn for those that changed, and those that a changed policy
+// selects anew, or no more.
+func (p *plan) podsToPlace(s *state, d dirt, fn func(cluster.Key)) {
+	if d.all {
+		p.everyPod(s, fn)
+		return
 	}
-	take := func(some map[cluster.Key]*cluster.Pod) {
-		for key := range some {
-			pods[key] = struct{}{}
+	for key := range d.pods {
+		fn(key)
+	}
+	for policy := range d.policies {
+		for key, pod := range s.local[policy.Namespace] {
+			if p.moves(s, pod, policy) {
+				fn(key)
+			}
 		}
 	}
-	if !d.all {
-		for key := range d.policies {
-			take(s.local[key.Namespace])
+}
+
+func (p *plan) everyPod(s *state, fn func(cluster.Key)) {
+	for key := range p.places {
+		if s.local[key.Namespace][key] == nil {
+			fn(key)
 		}
-		return pods
+	}
+	if len(p.places) == 0 {
+		count := 0
+		for _, some := range s.local {
+			count += len(some)
+		}
+		p.places = make(map[cluster.Key]place, count)
 	}
 	for _, some := range s.local {
-		take(some)
+		for key := range some {
+			fn(key)
+		}
 	}
-	for key := range p.places {
-		pods[key] = struct{}{}
+}
+
+// moves says whether a policy isolates a Pod that it did not, or the reverse.
+func (p *plan) moves(s *state, pod *cluster.Pod, key cluster.Key) bool {
+	policy := s.policy(key)
+	selected := policy != nil && policy.Pods.Matches(pod.Labels)
+	for d := range directions {
+		was := false
+		if g := p.groups[p.places[pod.Key].chains[d]]; g != nil {
+			_, was = slices.BinarySearchFunc(g.policies, key, compareKeys)
+		}
+		if was != (selected && isolates(policy, d)) {
+			return true
+		}
 	}
-	return pods
+	return false
 }
 
 // move gives a Pod the place that is its now and returns the chains of groups
@@ -246,8 +276,11 @@ func (p *plan) compile(s *state, key cluster.Key, a *active) {
 		p.sets[name].users++
 	}
 	for d := range directions {
-		name := policyChain(key, d)
-		switch rules := a.compiled.rules[d]; {
+		rules := a.compiled.rules[d]
+		if rules == nil && (before == nil || before.rules[d] == nil) {
+			continue
+		}
+		switch name := policyChain(key, d); {
 		case rules == nil:
 			delete(p.chains, name)
 		case !slices.Equal(rules, p.chains[name]) || p.chains[name] == nil:
@@ -273,10 +306,18 @@ func (p *plan) release(c *compiled) {
 
 // closing are the Pod CIDRs in which Pods that are not known are closed.
 func (p *plan) closing(s *state) []netip.Prefix {
-	if p.config.NewPods == Closed || p.config.NewPods == Selected && s.awaited() {
-		return s.podCIDRs
+	p.unguarded = false
+	if p.config.NewPods == Open || p.config.NewPods == Selected && !s.awaited() {
+		return nil
 	}
-	return nil
+	var closed []netip.Prefix
+	for _, cidr := range s.podCIDRs {
+		if inet.FamilyOf(cidr.Addr()) == p.family {
+			closed = append(closed, cidr.Masked())
+		}
+	}
+	p.unguarded = len(closed) == 0
+	return closed
 }
 
 // plant makes the trees and the chains above them. A chain that is as before
@@ -309,16 +350,23 @@ func (p *plan) plant() {
 	}
 }
 
-// residents are the sets of this node's Pods: those that are isolated, and all.
-func (p *plan) residents() map[string]ipset.Set {
-	isolated, local := addressSet(p.family), addressSet(p.family)
-	for _, place := range p.places {
-		local.Entries[ipset.IP(place.addr)] = struct{}{}
-		if place.isolated() {
-			isolated.Entries[ipset.IP(place.addr)] = struct{}{}
+// residents are the Pods of this node. An address of its Pod CIDRs that a Pod
+// of another node has counts as known: there the CIDRs do not tell whose an
+// address is.
+func (p *plan) residents(s *state) residents {
+	r := residents{local: make(map[netip.Addr]cluster.Key, len(p.places)), isolated: map[netip.Addr]struct{}{}}
+	for addr, pod := range s.strangers {
+		if inet.FamilyOf(addr) == p.family {
+			r.local[addr] = pod
 		}
 	}
-	return map[string]ipset.Set{setName(isolatedSet, p.family): isolated, setName(localSet, p.family): local}
+	for pod, place := range p.places {
+		r.local[place.addr] = pod
+		if place.isolated() {
+			r.isolated[place.addr] = struct{}{}
+		}
+	}
+	return r
 }
 
 // missing are the sets that the kernel does not have yet, filled.

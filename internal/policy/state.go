@@ -23,6 +23,9 @@ type state struct {
 	// formerPorts are named ports that Pods of an address had, until the sets of
 	// named ports have been looked at.
 	formerPorts map[netip.Addr][]cluster.ContainerPort
+	// strangers are addresses of this node's Pod CIDRs that Pods of other nodes
+	// have, and whose they are.
+	strangers map[netip.Addr]cluster.Key
 	// local are the Pods that policies may isolate here, by namespace. waiting
 	// are Pods of this node that have no address yet.
 	local   map[string]map[cluster.Key]*cluster.Pod
@@ -37,6 +40,7 @@ func newState(node string) *state {
 		pods:        map[string]map[cluster.Key]*cluster.Pod{},
 		holders:     map[netip.Addr][]*cluster.Pod{},
 		formerPorts: map[netip.Addr][]cluster.ContainerPort{},
+		strangers:   map[netip.Addr]cluster.Key{},
 		local:       map[string]map[cluster.Key]*cluster.Pod{},
 		waiting:     map[string]map[cluster.Key]*cluster.Pod{},
 	}
@@ -84,7 +88,25 @@ func (s *state) setPod(old, new *cluster.Pod) (addrs []netip.Addr, rules bool) {
 		add(s.waiting, new.Namespace, new.Key, new)
 	}
 	rules = s.isolable(old) || s.isolable(new) || s.expected(old) || s.expected(new)
+	for _, ip := range addrs {
+		rules = s.recognize(ip) || rules
+	}
 	return addrs, rules
+}
+
+// recognize notes whether an address is a stranger's and says whether that has
+// changed.
+func (s *state) recognize(ip netip.Addr) bool {
+	before := s.strangers[ip]
+	delete(s.strangers, ip)
+	if slices.ContainsFunc(s.podCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(ip) }) {
+		for _, pod := range s.holders[ip] {
+			if pod.Node != s.node {
+				s.strangers[ip] = pod.Key
+			}
+		}
+	}
+	return s.strangers[ip] != before
 }
 
 // leave takes a Pod's addresses back.
@@ -151,6 +173,9 @@ func (s *state) setNode(change cluster.Change[cluster.Node]) bool {
 		return false
 	}
 	s.podCIDRs = n.PodCIDRs
+	for ip := range s.holders {
+		s.recognize(ip)
+	}
 	return true
 }
 

@@ -3,7 +3,6 @@ package policy
 import (
 	"time"
 
-	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -52,10 +51,11 @@ type Summary struct{ Policies, Chains, Rules, Sets, Entries int }
 // Compile compiles everything in memory, as Run does first, and hands nothing
 // to the kernel: for measuring. A Controller that compiled must not run.
 func (c *Controller) Compile() Summary {
-	sets, residents := c.compile(dirt{all: true})
-	made := Summary{Policies: c.Status().Policies, Sets: len(sets) + len(residents)}
-	for _, some := range []map[string]ipset.Set{sets, residents} {
-		for _, set := range some {
+	made := Summary{Policies: c.Status().Policies}
+	for _, w := range c.compile(dirt{all: true}) {
+		made.Sets += len(w.missing) + 2
+		made.Entries += len(w.local) + len(w.isolated)
+		for _, set := range w.missing {
 			made.Entries += len(set.Entries)
 		}
 	}

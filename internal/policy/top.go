@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
@@ -25,11 +26,11 @@ func top(c Config, f inet.Family, closed []netip.Prefix, out, in []string) map[s
 	notFrom := "-m set ! --match-set " + isolated + " src "
 	passes := append([]string{"-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"}, neighbours(f)...)
 	unaffected := notFrom + "-m set ! --match-set " + isolated + " dst -j RETURN"
-	both := guard(f, closed, "src", "dst")
+	both := guard(f, closed, newSource, newDestination)
 	return map[string][]string{
 		forwardChain: slices.Concat(both, []string{unaffected}, passes, out, in),
 		outputChain:  slices.Concat(both, []string{unaffected}, passes, out, []string{fromHost + " -j RETURN"}, in),
-		inputChain: slices.Concat(guard(f, closed, "src"), []string{notFrom + "-j RETURN"}, passes,
+		inputChain: slices.Concat(guard(f, closed, newAsking), []string{notFrom + "-j RETURN"}, passes,
 			services(c, f), out),
 	}
 }
@@ -37,27 +38,29 @@ func top(c Config, f inet.Family, closed []netip.Prefix, out, in []string) map[s
 const fromHost = "-m addrtype --src-type LOCAL"
 
 // guard drops what Pods send and get that this node does not know yet. The
-// host itself reaches them: kubelet's probes are not a matter of policies. What
-// is dropped is sent again, so that a Pod's first packets are late, not lost.
-func guard(f inet.Family, closed []netip.Prefix, sides ...string) []string {
-	var rules []string
+// host itself reaches them, and has their answers: kubelet's probes are not a
+// matter of policies. What is dropped is sent again, so that a Pod's first
+// packets are late, not lost.
+func guard(f inet.Family, closed []netip.Prefix, rules ...string) []string {
+	var all []string
 	for _, cidr := range closed {
-		for _, side := range sides {
-			flag := "-s "
-			if side == "dst" {
-				flag = "-d "
-			}
-			if inet.FamilyOf(cidr.Addr()) == f {
-				rules = append(rules, flag+cidr.Masked().String()+" -m set ! --match-set "+setName(localSet, f)+" "+side+
-					" -m addrtype ! --src-type LOCAL "+comment("new pod")+" -j DROP")
-			}
+		for _, rule := range rules {
+			all = append(all, strings.NewReplacer("CIDR", cidr.String(), "SET", setName(localSet, f)).Replace(rule)+
+				"-m addrtype ! --src-type LOCAL "+comment("new pod")+" -j DROP")
 		}
 	}
-	if len(rules) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
-	return append(neighbours(f), rules...)
+	return append(neighbours(f), all...)
 }
+
+// The rules of guard: an address of the Pod CIDR that is not in the set.
+const (
+	newSource      = "-s CIDR -m set ! --match-set SET src "
+	newDestination = "-d CIDR -m set ! --match-set SET dst "
+	newAsking      = newSource + "-m conntrack ! --ctstate RELATED,ESTABLISHED "
+)
 
 // neighbours lets pass what IPv6 has in ARP's place: neighbour solicitations
 // and advertisements (RFC 4861). They are ICMPv6 with the Pod's address, meet

@@ -1,0 +1,119 @@
+package policy
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
+)
+
+// want is what a plan wants of the sets: those that the kernel lacks, filled,
+// and this node's Pods.
+type want struct {
+	missing map[string]ipset.Set
+	residents
+}
+
+// residents are the Pods of this node in one family, by address: all that it
+// knows, with whose the address is, and those that a policy isolates.
+type residents struct {
+	local    map[netip.Addr]cluster.Key
+	isolated map[netip.Addr]struct{}
+}
+
+// enforce makes the kernel follow a plan: first the sets that rules match, then
+// the rules, then the Pods that they are for. On error what was in force stays
+// so, and so do the rules of Pods that are known.
+func (c *Controller) enforce(ctx context.Context, p *plan, w want) error {
+	if err := c.prepare(p, w); err != nil {
+		return err
+	}
+	if _, err := c.rules[p.family].Apply(ctx, section(maps.Clone(p.chains))); err != nil {
+		return err
+	}
+	// A Pod counts as known only where it is isolated.
+	if err := c.putResidents(p, nil, w.isolated); err != nil {
+		return err
+	}
+	if err := c.putResidents(p, w.local, nil); err != nil {
+		return err
+	}
+	p.inForce = w.residents
+	return nil
+}
+
+// prepare makes what the rules will match. A Pod is isolated before they are in
+// force, at no cost: rules that do not know it let it pass. They may end to
+// close what is new, and then it must be there. What ceases to be isolated, and
+// a Pod that was not known, come after the rules; an address that has gone, or
+// is another Pod's now, is not known any more.
+func (c *Controller) prepare(p *plan, w want) error {
+	err := c.sets.PutAll(w.missing)
+	failed := ipset.SetErrors(err)
+	if err != nil && len(failed) == 0 {
+		return err
+	}
+	for name := range w.missing {
+		if failed[name] == nil {
+			delete(p.fresh, name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if p.inForce.local == nil {
+		p.inForce = c.adopt(p, w.residents)
+	}
+	isolated := maps.Clone(p.inForce.isolated)
+	maps.Copy(isolated, w.isolated)
+	known := maps.Clone(p.inForce.local)
+	maps.DeleteFunc(known, func(ip netip.Addr, pod cluster.Key) bool { now, still := w.local[ip]; return !still || now != pod })
+	return c.putResidents(p, known, isolated)
+}
+
+// adopt is what a former run left in force. Where there was none, no rule asks,
+// and all Pods may be known at once.
+func (c *Controller) adopt(p *plan, now residents) residents {
+	former := residents{local: map[netip.Addr]cluster.Key{}, isolated: map[netip.Addr]struct{}{}}
+	if held, ok := c.sets.Held(setName(isolatedSet, p.family)); ok {
+		for entry := range held.Entries {
+			former.isolated[entry.Prefix.Addr()] = struct{}{}
+		}
+	}
+	held, ok := c.sets.Held(setName(localSet, p.family))
+	if !ok {
+		former.local = now.local
+	}
+	for entry := range held.Entries {
+		if ip := entry.Prefix.Addr(); now.local[ip] != (cluster.Key{}) {
+			former.local[ip] = now.local[ip]
+		}
+	}
+	return former
+}
+
+// putResidents fills the sets of this node's Pods; nil leaves one as it is.
+func (c *Controller) putResidents(p *plan, local map[netip.Addr]cluster.Key, isolated map[netip.Addr]struct{}) error {
+	sets := map[string]ipset.Set{}
+	if local != nil {
+		sets[setName(localSet, p.family)] = addressSet(p.family, maps.Keys(local))
+	}
+	if isolated != nil {
+		sets[setName(isolatedSet, p.family)] = addressSet(p.family, maps.Keys(isolated))
+	}
+	return c.sets.PutAll(sets)
+}
+
+// wanted names all sets.
+func (c *Controller) wanted() map[string]bool {
+	names := map[string]bool{}
+	for f, p := range c.plans {
+		names[setName(isolatedSet, f)], names[setName(localSet, f)] = true, true
+		for name := range p.sets {
+			names[name] = true
+		}
+	}
+	return names
+}
