@@ -36,6 +36,8 @@ type Config struct {
 	NodePorts     PortRange
 	// NewPods says which Pods of this node are closed until their rules are in.
 	NewPods NewPods
+	// CutFlows ends established flows that the policies do not allow any more.
+	CutFlows bool
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
 	// never.
 	SyncPeriod time.Duration
@@ -62,6 +64,10 @@ type Drivers struct {
 	Sets ipset.Interface
 	// Rules has the Ruleset of each enabled family, shared by the controllers.
 	Rules map[inet.Family]*iptables.Ruleset
+	// Flows and HostAddrs, this node's addresses, are asked where
+	// Config.CutFlows is set.
+	Flows     Flows
+	HostAddrs func() ([]netip.Addr, error)
 }
 
 // Controller keeps the kernel's packet filter as the policies want it.
@@ -72,6 +78,7 @@ type Controller struct {
 	log    *slog.Logger
 	queue  *reconcile.Queue[key]
 	ready  chan struct{}
+	cutter *cutter
 
 	mu     sync.Mutex
 	live   bool // changes are marked
@@ -132,7 +139,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		config: config, rules: drivers.Rules, log: log,
 		sets:  ipset.NewSets(drivers.Sets, ownedSets()...),
 		queue: reconcile.NewQueue[key](),
-		ready: make(chan struct{}),
+		ready: make(chan struct{}), cutter: newCutter(drivers),
 		state: newState(config.NodeName),
 		plans: map[inet.Family]*plan{}, complaint: reconcile.Complaints{},
 	}
@@ -201,6 +208,7 @@ func (c *Controller) mark(k key) {
 func (c *Controller) Run(ctx context.Context) error {
 	c.queue.Mark(rulesKey)
 	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
+	go c.cutFlows(ctx)
 	for {
 		keys := c.queue.Take(ctx)
 		if keys == nil {
@@ -274,8 +282,10 @@ func (c *Controller) program(ctx context.Context, d dirt) error {
 		return err
 	}
 	var errs []error
+	changed := 0
 	for f, p := range c.plans {
-		_, err := c.rules[f].Apply(ctx, section(maps.Clone(p.chains)))
+		n, err := c.rules[f].Apply(ctx, section(maps.Clone(p.chains)))
+		changed += n
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -283,6 +293,9 @@ func (c *Controller) program(ctx context.Context, d dirt) error {
 	}
 	if err := c.sets.PutAll(residents); err != nil {
 		return err
+	}
+	if changed > 0 || !c.programmed {
+		c.cutter.forbidden()
 	}
 	if !c.programmed {
 		c.programmed = true
@@ -361,6 +374,7 @@ func (c *Controller) place(addrs []netip.Addr) error {
 		errs = append(errs, c.sets.Edit(name, e.present, e.absent))
 	}
 	err := errors.Join(errs...)
+	c.cutter.edited(edits)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -22,13 +22,35 @@ import (
 // of the server, which would then count as a connection that the server makes.
 const cutMark, cutMatch = 0x20000, "0x20000/0x20000"
 
+// cutChain refuses the packets of flows that were cut.
+const cutChain = podPrefix + "CUT"
+
+// cutRule leads packets of flows that were cut to cutChain, before what is
+// established passes.
+func (c Config) cutRule() []string {
+	if !c.CutFlows {
+		return nil
+	}
+	return []string{"-m connmark --mark " + cutMatch + " -j " + cutChain}
+}
+
+// refuseCut ends a TCP connection on both sides: each hears of it with its next
+// packet. What is RELATED is the refusals themselves, on their way out.
+func refuseCut(f inet.Family) []string {
+	why := comment("cut, as policies do not allow it any more")
+	return []string{
+		"-m conntrack --ctstate RELATED -j RETURN",
+		"-p tcp " + why + " -j REJECT --reject-with tcp-reset",
+		why + " -j REJECT --reject-with " + unreachable(f),
+	}
+}
+
 // The pace of cutting: changes that come together are one reading of the
 // connections, and readings take at most a part of the time.
 const (
-	cutEvery  = time.Second
-	cutRest   = 20 // times as long as a reading took
-	cutRetry  = 10 * time.Second
-	cutSample = 1 << 16
+	cutEvery = time.Second
+	cutRest  = 20 // times as long as a reading took
+	cutRetry = 10 * time.Second
 )
 
 // Flows are the tracked connections, as the controller sees them.
@@ -53,7 +75,7 @@ func newCutter(d Drivers) *cutter {
 // allows them.
 func (c *Controller) FlowsCut() uint64 { return c.cutter.total.Load() }
 
-// forbidden notes that the kernel allows less than before.
+// forbidden notes that the kernel may allow less than before.
 func (c *cutter) forbidden() {
 	select {
 	case c.due <- struct{}{}:
@@ -61,11 +83,14 @@ func (c *cutter) forbidden() {
 	}
 }
 
-// allowed notes that the kernel allows more than before. That concerns flows
-// which were cut.
-func (c *cutter) allowed() {
-	if c.present.Load() > 0 {
-		c.forbidden()
+// edited notes that addresses were put into sets or taken out. Where they were
+// put in only, that concerns flows which were cut.
+func (c *cutter) edited(edits map[string]edit) {
+	for _, e := range edits {
+		if len(e.absent) > 0 || c.present.Load() > 0 {
+			c.forbidden()
+			return
+		}
 	}
 }
 
