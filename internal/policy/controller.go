@@ -38,6 +38,8 @@ type Config struct {
 	NewPods NewPods
 	// CutFlows ends established flows that the policies do not allow any more.
 	CutFlows bool
+	// CountDrops says that Drops will be asked for.
+	CountDrops bool
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
 	// never.
 	SyncPeriod time.Duration
@@ -79,6 +81,7 @@ type Controller struct {
 	queue  *reconcile.Queue[key]
 	ready  chan struct{}
 	cutter *cutter
+	drops  drops
 
 	mu     sync.Mutex
 	live   bool // changes are marked
@@ -139,7 +142,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		config: config, rules: drivers.Rules, log: log,
 		sets:  ipset.NewSets(drivers.Sets, ownedSets()...),
 		queue: reconcile.NewQueue[key](),
-		ready: make(chan struct{}), cutter: newCutter(drivers),
+		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),
 		plans: map[inet.Family]*plan{}, complaint: reconcile.Complaints{},
 	}
@@ -209,6 +212,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.queue.Mark(rulesKey)
 	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
 	go c.cutFlows(ctx)
+	go c.beginDrops(ctx)
 	for {
 		keys := c.queue.Take(ctx)
 		if keys == nil {

@@ -58,7 +58,9 @@ func (n *network) talk(t *testing.T, network string, from, to *site, family inet
 	var err, err2 error
 	if network == "udp" {
 		from.do(func() { k.client, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(src), net.UDPAddrFromAddrPort(dst)) })
-		to.do(func() { k.server, err2 = net.DialUDP("udp", net.UDPAddrFromAddrPort(dst), net.UDPAddrFromAddrPort(src)) })
+		to.do(func() {
+			k.server, err2 = net.DialUDP("udp", net.UDPAddrFromAddrPort(dst), net.UDPAddrFromAddrPort(src))
+		})
 	} else {
 		var l *net.TCPListener
 		to.do(func() { l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(dst)) })
