@@ -2,13 +2,16 @@ package app
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
+	"github.com/kube-router/kube-router/internal/health"
 	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/lbipam"
 	"github.com/kube-router/kube-router/internal/policy"
@@ -126,7 +129,16 @@ func (a *agent) policy(d drivers) part {
 		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName),
-	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules}, a.log)
+		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
+	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules, Flows: d.flows, HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) }}, a.log)
+	a.metrics.AddPolicyDrops(func(ctx context.Context) ([]health.PolicyDrops, uint64, error) {
+		drops, err := c.Drops(ctx)
+		return policyDrops(drops), drops.NewPods, err
+	})
+	a.metrics.AddRepairs(policyName, func() uint64 { return c.Status().Repairs })
+	if cfg.Policy.CutFlows {
+		a.metrics.AddFlowsCut(c.FlowsCut)
+	}
 	a.metrics.AddRuleCount(func() int {
 		count := 0
 		for _, rules := range d.rules {
@@ -135,6 +147,24 @@ func (a *agent) policy(d drivers) part {
 		return count
 	})
 	return part{policyName, c, func() []reconcile.Work { return c.Status().Pending }}
+}
+
+// hostAddrs are the addresses of the host.
+func hostAddrs(links link.Interface) ([]netip.Addr, error) {
+	list, err := links.Addrs()
+	addrs := make([]netip.Addr, len(list))
+	for i, a := range list {
+		addrs[i] = a.Prefix.Addr()
+	}
+	return addrs, err
+}
+
+func policyDrops(drops policy.Drops) []health.PolicyDrops {
+	list := make([]health.PolicyDrops, 0, len(drops.Policies))
+	for d, packets := range drops.Policies {
+		list = append(list, health.PolicyDrops{Namespace: d.Policy.Namespace, Policy: d.Policy.Name, Direction: d.Direction, Packets: packets})
+	}
+	return list
 }
 
 func (a *agent) loadBalancer(client *watch.Client) part {

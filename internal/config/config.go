@@ -133,6 +133,8 @@ type Services struct {
 // Policy is the configuration of the policy controller.
 type Policy struct {
 	NewPods NewPods
+	// CutFlows ends established flows that the policies do not allow any more.
+	CutFlows bool
 }
 
 // NewPods says which Pods are closed until their rules are in force.

@@ -168,6 +168,8 @@ func (f *flags) definePolicies(c *Config) {
 			"closed: always, also while the agent is down; pods start with about a second without network. open: none.")
 	addBool(f, &f.defaultDeny, "netpol-default-deny", false,
 		"The same as --policy-new-pods=closed.")
+	addBool(f, &c.Policy.CutFlows, "policy-cut-flows", false,
+		"End established connections that a changed policy forbids. Without it policies decide about new ones only, and what is established goes on.")
 }
 
 func (f *flags) definePods(c *Config) {

@@ -142,6 +142,10 @@ func all(log *slog.Logger) *Metrics {
 	m.AddRuleCount(func() int { return 7 })
 	m.AddRepairs("services", func() uint64 { return 3 })
 	m.AddServiceProxy(func() (bool, int) { return true, 12 })
+	m.AddPolicyDrops(func(context.Context) ([]PolicyDrops, uint64, error) {
+		return []PolicyDrops{{"red", "deny", "ingress", 5}}, 2, nil
+	})
+	m.AddFlowsCut(func() uint64 { return 4 })
 	m.ObserveSync("routes", 3*time.Millisecond)
 	return m
 }
@@ -156,6 +160,9 @@ func TestMetrics(t *testing.T) {
 		`kube_router_service_proxy_ipvs_connections_total 42`,
 		`kube_router_firewall_iptables_rules_total 7`,
 		`kube_router_controller_repairs_total{controller="services"} 3`,
+		`kube_router_policy_dropped_packets_total{direction="ingress",namespace="red",policy="deny"} 5`,
+		`kube_router_policy_new_pod_dropped_packets_total 2`,
+		`kube_router_policy_flows_cut_total 4`,
 		`kube_router_service_proxy_ipvs_available 1`,
 		`kube_router_service_proxy_virtual_servers 12`,
 		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.0025"} 0`,

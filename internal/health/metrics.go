@@ -1,6 +1,7 @@
 package health
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -106,6 +107,54 @@ func (m *Metrics) AddRepairs(controller string, count func() uint64) {
 		Name:        "controller_repairs_total",
 		Help:        "Objects of the kernel that somebody else had changed and that were repaired.",
 		ConstLabels: prometheus.Labels{"controller": controller},
+	}, func() float64 { return float64(count()) }))
+}
+
+// PolicyDrops are the packets that were denied in a direction ("ingress" or
+// "egress") while a policy isolated the Pod.
+type PolicyDrops struct {
+	Namespace, Policy, Direction string
+	Packets                      uint64
+}
+
+// AddPolicyDrops counts the packets that policies denied, and those of Pods
+// that were closed because the node did not know them yet. drops is called at
+// each scrape.
+func (m *Metrics) AddPolicyDrops(drops func(context.Context) ([]PolicyDrops, uint64, error)) {
+	denied := prometheus.NewDesc(namespace+"_policy_dropped_packets_total",
+		"Packets of new connections that were dropped while the policy isolated the pod and no policy allowed them.", []string{"namespace", "policy", "direction"}, nil)
+	closed := prometheus.NewDesc(namespace+"_policy_new_pod_dropped_packets_total",
+		"Packets from and to pods that were dropped because this node did not know the pod yet.", nil, nil)
+	ask := func(ch chan<- prometheus.Metric, desc *prometheus.Desc, tell func([]PolicyDrops, uint64)) {
+		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout/2)
+		defer cancel()
+		list, newPods, err := drops(ctx)
+		if err != nil {
+			ch <- prometheus.NewInvalidMetric(desc, fmt.Errorf("packets that policies denied: %w", err))
+			return
+		}
+		tell(list, newPods)
+	}
+	m.registry.MustRegister(atScrape{denied, func(ch chan<- prometheus.Metric) {
+		ask(ch, denied, func(list []PolicyDrops, _ uint64) {
+			for _, d := range list {
+				ch <- prometheus.MustNewConstMetric(denied, prometheus.CounterValue, float64(d.Packets), d.Namespace, d.Policy, d.Direction)
+			}
+		})
+	}}, atScrape{closed, func(ch chan<- prometheus.Metric) {
+		ask(ch, closed, func(_ []PolicyDrops, newPods uint64) {
+			ch <- prometheus.MustNewConstMetric(closed, prometheus.CounterValue, float64(newPods))
+		})
+	}})
+}
+
+// AddFlowsCut counts the established flows that were cut because no policy
+// allows them any more. count is called at each scrape.
+func (m *Metrics) AddFlowsCut(count func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace,
+		Name:      "policy_flows_cut_total",
+		Help:      "Established flows that were cut because the policies do not allow them any more.",
 	}, func() float64 { return float64(count()) }))
 }
 

@@ -35,6 +35,10 @@ type Config struct {
 	NodePorts     PortRange
 	// NewPods says which Pods of this node are closed until their rules are in.
 	NewPods NewPods
+	// CutFlows ends established flows that the policies do not allow any more.
+	CutFlows bool
+	// CountDrops says that Drops will be asked for.
+	CountDrops bool
 	// SyncPeriod is how often the kernel is read back and drift repaired; 0 is
 	// never.
 	SyncPeriod time.Duration
@@ -61,6 +65,10 @@ type Drivers struct {
 	Sets ipset.Interface
 	// Rules has the Ruleset of each enabled family, shared by the controllers.
 	Rules map[inet.Family]*iptables.Ruleset
+	// Flows and HostAddrs, this node's addresses, are asked where
+	// Config.CutFlows is set.
+	Flows     Flows
+	HostAddrs func() ([]netip.Addr, error)
 }
 
 // Controller keeps the kernel's packet filter as the policies want it.
@@ -71,6 +79,8 @@ type Controller struct {
 	log    *slog.Logger
 	queue  *reconcile.Queue[key]
 	ready  chan struct{}
+	cutter *cutter
+	drops  drops
 
 	mu     sync.Mutex
 	live   bool // changes are marked
@@ -132,7 +142,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		config: config, rules: drivers.Rules, log: log,
 		sets:  ipset.NewSets(drivers.Sets, ownedSets()...),
 		queue: reconcile.NewQueue[key](),
-		ready: make(chan struct{}),
+		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),
 		plans: map[inet.Family]*plan{}, warned: map[inet.Family]bool{}, complaint: reconcile.Complaints{},
 	}
@@ -201,6 +211,8 @@ func (c *Controller) mark(k key) {
 func (c *Controller) Run(ctx context.Context) error {
 	c.queue.Mark(rulesKey)
 	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
+	go c.cutFlows(ctx)
+	go c.beginDrops(ctx)
 	for {
 		keys := c.queue.Take(ctx)
 		if keys == nil {
@@ -271,6 +283,7 @@ func (c *Controller) program(ctx context.Context, d dirt) error {
 	for _, f := range c.config.Families {
 		errs = append(errs, c.enforce(ctx, c.plans[f], wants[f]))
 	}
+	c.cutter.forbidden()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -311,6 +324,7 @@ func (c *Controller) place(addrs []netip.Addr) error {
 		errs = append(errs, c.sets.Edit(name, e.present, e.absent))
 	}
 	err := errors.Join(errs...)
+	c.cutter.edited(edits)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()

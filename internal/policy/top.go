@@ -24,15 +24,19 @@ import (
 func top(c Config, f inet.Family, closed []netip.Prefix, out, in []string) map[string][]string {
 	isolated := setName(isolatedSet, f)
 	notFrom := "-m set ! --match-set " + isolated + " src "
-	passes := append([]string{"-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"}, neighbours(f)...)
+	passes := slices.Concat(c.cutRule(), []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"}, neighbours(f))
 	unaffected := notFrom + "-m set ! --match-set " + isolated + " dst -j RETURN"
 	both := guard(f, closed, newSource, newDestination)
-	return map[string][]string{
+	chains := map[string][]string{
 		forwardChain: slices.Concat(both, []string{unaffected}, passes, out, in),
 		outputChain:  slices.Concat(both, []string{unaffected}, passes, out, []string{fromHost + " -j RETURN"}, in),
 		inputChain: slices.Concat(guard(f, closed, newAsking), []string{notFrom + "-j RETURN"}, passes,
 			services(c, f), out),
 	}
+	if c.CutFlows {
+		chains[cutChain] = refuseCut(f)
+	}
+	return chains
 }
 
 const fromHost = "-m addrtype --src-type LOCAL"

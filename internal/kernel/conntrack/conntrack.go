@@ -1,5 +1,5 @@
 // Package conntrack deletes connection tracking entries of flows that went to
-// an endpoint which is gone, and of no others. UDP needs that, and SCTP where
+// an endpoint which is gone, and of no others; and it marks entries. UDP needs that, and SCTP where
 // asked: a client that keeps sending from one port renews its entry for ever.
 //
 // # What IPVS does by itself
@@ -37,6 +37,13 @@
 //
 // Flows of direct routing and tunnelling are untranslated too, rightly so: a
 // caller does not ask for those of such a virtual server.
+//
+// # Marks
+//
+// Mark singles flows out for rules to find, whoever translates them. An entry
+// that is deleted instead comes back with the next packet, which may be one of
+// the other side: connection tracking picks TCP up in its middle
+// (nf_conntrack_tcp_loose) and then takes the server for the client.
 package conntrack
 
 import (
@@ -85,6 +92,33 @@ type Interface interface {
 	// error. A flow that names too little is one (ErrFlow), and the other flows
 	// are seen to. After any other error the same call may be made again.
 	Delete(flows []Flow) (deleted int, err error)
+
+	// Mark reads the entries of a family once, of every protocol, and calls want
+	// with each. An entry for which it returns true gets all of bits in its mark
+	// (what connmark matches in rules), any other loses them; the other bits of
+	// the mark stay. What is right already is not written. An entry that ends
+	// by itself meanwhile is no error. want must not call the Interface.
+	Mark(family inet.Family, bits uint32, want func(Entry) bool) (Marks, error)
+}
+
+// Marks is what a call of Mark did: how many entries got the bits and how many
+// lost them, and how many have them now.
+type Marks struct{ Added, Removed, Total int }
+
+// Entry is an entry of the table: where a client sent from and to, and where
+// the reply comes from and goes to. Ports are 0 where the protocol has none.
+type Entry struct {
+	Protocol           inet.Protocol
+	From, To           netip.AddrPort
+	ReplyFrom, ReplyTo netip.AddrPort
+}
+
+// String is the entry as conntrack -L writes it, without its times and marks.
+func (e Entry) String() string {
+	direction := func(src, dst netip.AddrPort) string {
+		return fmt.Sprintf("src=%s dst=%s sport=%d dport=%d", src.Addr(), dst.Addr(), src.Port(), dst.Port())
+	}
+	return fmt.Sprintf("%s %s %s", e.Protocol, direction(e.From, e.To), direction(e.ReplyFrom, e.ReplyTo))
 }
 
 // ErrFlow means that a flow does not name a virtual server and an endpoint.

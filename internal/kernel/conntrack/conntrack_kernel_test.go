@@ -123,3 +123,26 @@ func TestLostSocket(t *testing.T) {
 		t.Errorf("Delete = %d, %v", n, err)
 	}
 }
+
+// The socket for marks is replaced too; and an entry that ends while it is
+// looked at is no error.
+func TestMarksOfWhatEnds(t *testing.T) {
+	s := fresh(t)
+	mustAdd(t, s, entryOf(inet.UDP, "10.0.0.2:4000", "10.96.0.10:53", "10.244.1.2:5353"))
+	all := func(Entry) bool { return true }
+	k := s.Interface.(*Kernel)
+	if did, err := k.Mark(inet.IPv4, 1, all); did.Added != 1 || err != nil {
+		t.Fatalf("%+v, %v", did, err)
+	}
+	k.bulk.Close()
+	if _, err := k.Mark(inet.IPv4, 1, all); err == nil {
+		t.Error("Mark on a closed socket succeeded")
+	}
+	did, err := k.Mark(inet.IPv4, 1, func(Entry) bool {
+		nstest.Run(t, "conntrack", "-D", "-p", "udp")
+		return false
+	})
+	if did != (Marks{}) || err != nil {
+		t.Errorf("%+v, %v", did, err)
+	}
+}

@@ -11,32 +11,16 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 )
 
-// Entry is an entry of the table: where a client sent from and to, and where
-// the reply comes from and goes to.
-type Entry struct {
-	Protocol           inet.Protocol
-	From, To           netip.AddrPort
-	ReplyFrom, ReplyTo netip.AddrPort
-}
-
-// String is the entry as conntrack -L writes it, without its times and marks.
-func (e Entry) String() string {
-	direction := func(src, dst netip.AddrPort) string {
-		return fmt.Sprintf("src=%s dst=%s sport=%d dport=%d", src.Addr(), dst.Addr(), src.Port(), dst.Port())
-	}
-	return fmt.Sprintf("%s %s %s", e.Protocol, direction(e.From, e.To), direction(e.ReplyFrom, e.ReplyTo))
-}
-
 // Fake is an Interface in memory. It is safe for concurrent use.
 type Fake struct {
 	mu      sync.Mutex
-	entries map[Entry]struct{}
+	entries map[Entry]uint32 // with their marks
 	reads   int
 	fail    error
 }
 
 // NewFake returns a Fake without entries.
-func NewFake() *Fake { return &Fake{entries: map[Entry]struct{}{}} }
+func NewFake() *Fake { return &Fake{entries: map[Entry]uint32{}} }
 
 // Add adds an entry, as a packet would. Like the kernel it returns EEXIST where
 // one of the entry's directions is another entry's.
@@ -48,7 +32,7 @@ func (f *Fake) Add(e Entry) error {
 			return syscall.EEXIST
 		}
 	}
-	f.entries[e] = struct{}{}
+	f.entries[e] = 0
 	return nil
 }
 
@@ -63,7 +47,7 @@ func (e Entry) overlaps(other Entry) bool {
 	return false
 }
 
-// FailWith makes Delete fail before it has deleted anything. nil ends that.
+// FailWith makes Delete and Mark fail before they have done anything. nil ends that.
 func (f *Fake) FailWith(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,13 +61,18 @@ func (f *Fake) Reads() int {
 	return f.reads
 }
 
-// String is the table in the form of conntrack -L, sorted.
+// String is the table in the form of conntrack -L, sorted, with marks that are
+// not 0.
 func (f *Fake) String() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var lines []string
-	for e := range f.entries {
-		lines = append(lines, e.String()+"\n")
+	for e, mark := range f.entries {
+		line := e.String()
+		if mark != 0 {
+			line += fmt.Sprintf(" mark=%d", mark)
+		}
+		lines = append(lines, line+"\n")
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
@@ -106,4 +95,29 @@ func (f *Fake) Delete(list []Flow) (int, error) {
 		}
 	}
 	return deleted, err
+}
+
+// Mark implements Interface.
+func (f *Fake) Mark(family inet.Family, bits uint32, want func(Entry) bool) (Marks, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return Marks{}, f.fail
+	}
+	f.reads++
+	var m Marks
+	for e, mark := range f.entries {
+		if inet.FamilyOf(e.From.Addr()) != family {
+			continue
+		}
+		change := m.compare(mark, bits, want(e))
+		switch change {
+		case add:
+			f.entries[e] = mark | bits
+		case remove:
+			f.entries[e] = mark &^ bits
+		}
+		m.did(change, mark, bits)
+	}
+	return m, nil
 }

@@ -8,13 +8,16 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // Kernel is the table of the calling thread's network namespace. It is safe
 // for concurrent use.
 type Kernel struct {
 	mu   sync.Mutex
-	conn *netlink.Conn // nil after it failed
+	conn *netlink.Conn  // nil after it failed
+	bulk *nlsock.Socket // of Mark: nil before it is used and after it failed
 }
 
 var _ Interface = (*Kernel)(nil)
@@ -42,12 +45,15 @@ func (k *Kernel) dial() error {
 func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.conn == nil {
-		return nil
+	var errs []error
+	if k.conn != nil {
+		errs = append(errs, k.conn.Close())
 	}
-	err := k.conn.Close()
-	k.conn = nil
-	return err
+	if k.bulk != nil {
+		errs = append(errs, k.bulk.Close())
+	}
+	k.conn, k.bulk = nil, nil
+	return errors.Join(errs...)
 }
 
 // Delete implements Interface.

@@ -20,7 +20,7 @@ func listed(t testing.TB) string {
 			fields := strings.Fields(line)
 			kept := fields[:1]
 			for _, field := range fields {
-				if name, _, _ := strings.Cut(field, "="); slices.Contains([]string{"src", "dst", "sport", "dport"}, name) {
+				if name, _, _ := strings.Cut(field, "="); slices.Contains([]string{"src", "dst", "sport", "dport", "mark"}, name) && field != "mark=0" {
 					kept = append(kept, field)
 				}
 			}

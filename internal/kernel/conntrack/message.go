@@ -13,13 +13,16 @@ import (
 // The messages and attributes of ctnetlink
 // (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
+	messageNew    netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
 	messageGet    netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	messageDelete netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 
 	attrTupleOriginal = 1
 	attrTupleReply    = 2
+	attrMark          = 8
 	attrID            = 12
 	attrZone          = 18
+	attrMarkMask      = 21
 	attrFilter        = 25
 
 	tupleIP    = 1
@@ -97,6 +100,7 @@ type entry struct {
 	// tuple, its zone where it is in one, and its number, so that an entry that
 	// took its place is not meant.
 	names []netlink.Attribute
+	mark  uint32
 }
 
 func decodeEntry(data []byte) (entry, error) {
@@ -116,6 +120,10 @@ func decodeEntry(data []byte) (entry, error) {
 			dec.Nested(e.original.decode)
 		case attrTupleReply:
 			dec.Nested(e.reply.decode)
+		case attrMark:
+			if b := dec.Bytes(); len(b) == 4 {
+				e.mark = binary.BigEndian.Uint32(b)
+			}
 		case attrZone, attrID:
 			e.names = append(e.names, netlink.Attribute{Type: dec.Type(), Data: dec.Bytes()})
 		}
@@ -179,3 +187,5 @@ func decodeProto(dec *netlink.AttributeDecoder) (protocol inet.Protocol, src, ds
 	}
 	return protocol, src, dst
 }
+
+func bigEndian(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }

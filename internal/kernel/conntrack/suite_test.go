@@ -16,7 +16,8 @@ import (
 type system struct {
 	Interface
 	add func(Entry) error
-	// text is the table as conntrack -L shows it, sorted.
+	// text is the table as conntrack -L shows it, sorted, with marks that are
+	// not 0.
 	text func() string
 }
 
@@ -70,6 +71,9 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 	t.Run("entries are unique", func(t *testing.T) { testDuplicates(t, fresh) })
 	t.Run("an empty table", func(t *testing.T) { testEmpty(t, fresh) })
 	t.Run("flows that say too little", func(t *testing.T) { testRefused(t, fresh) })
+	t.Run("marks", func(t *testing.T) { testMarks(t, fresh) })
+	t.Run("marks of an empty table", func(t *testing.T) { testMarksOfNothing(t, fresh) })
+	t.Run("marks of a large table", func(t *testing.T) { testMarksOfMany(t, fresh) })
 	t.Run("a large table", func(t *testing.T) { testLarge(t, fresh) })
 }
 

@@ -32,7 +32,8 @@ type Spec struct {
 	Type   Type
 	Family inet.Family
 	// MaxElem is the largest number of entries. 0 asks for the driver's
-	// default, which is above the kernel's 65,536.
+	// default, which is above the kernel's 65,536; Sets makes it larger where
+	// there are more.
 	MaxElem uint32
 	// SkbInfo lets entries have a Mark.
 	SkbInfo bool

@@ -20,6 +20,7 @@ import (
 type Sets struct {
 	driver   Interface
 	prefixes []string
+	room     uint32 // for entries, where a Spec names none
 
 	mu       sync.Mutex
 	items    map[string]*item // nil until the kernel was read
@@ -78,7 +79,7 @@ func SetErrors(err error) map[string]error {
 // be a whole name. Temporary sets are named PREFIX-tmp-HASH, so prefixes
 // longer than 17 bytes are cut for them.
 func NewSets(driver Interface, prefixes ...string) *Sets {
-	return &Sets{driver: driver, prefixes: prefixes}
+	return &Sets{driver: driver, prefixes: prefixes, room: DefaultMaxElem}
 }
 
 // Load reads the owned sets from the kernel, unless that was done. All other
@@ -157,11 +158,25 @@ func (s *Sets) clone(name string, set Set) (Set, error) {
 	if err != nil {
 		return Set{}, &SetError{name, err}
 	}
-	c := Set{Spec: set.Spec.withDefaults(), Entries: make(map[Entry]struct{}, len(set.Entries))}
+	c := Set{Spec: s.sized(set.Spec, len(set.Entries)), Entries: make(map[Entry]struct{}, len(set.Entries))}
 	for e := range set.Entries {
 		c.Entries[c.normal(e)] = struct{}{}
 	}
 	return c, nil
+}
+
+// sized is the Spec with room for a number of entries. A set that names no
+// MaxElem, or one above the default, has the next power of two where a quarter
+// of it would not stay free: the kernel gives each region of a table its share
+// of MaxElem, and some fill earlier than others.
+func (s *Sets) sized(spec Spec, entries int) Spec {
+	if spec.MaxElem == 0 {
+		spec.MaxElem = s.room
+	}
+	for spec.MaxElem >= s.room && uint64(spec.MaxElem)/4*3 < uint64(entries) && spec.MaxElem < 1<<31 {
+		spec.MaxElem *= 2
+	}
+	return spec
 }
 
 // Edit adds entries to a set that was Put before and deletes others from it.
@@ -178,9 +193,9 @@ func (s *Sets) Edit(name string, add, del []Entry) error {
 		return &SetError{name, fmt.Errorf("edited before it was put: %w", ErrNotExist)}
 	}
 	add, del = it.set.effective(add, del)
-	if !it.known {
+	if spec := s.sized(it.set.Spec, len(it.set.Entries)+len(add)); !it.known || spec != it.set.Spec {
 		it.set.edit(add, del)
-		return s.run([]task{{name: name, want: it.set}})
+		return s.run([]task{{name: name, want: Set{Spec: spec, Entries: it.set.Entries}}})
 	}
 	changes := delta(name, it.set, add, del)
 	if len(changes) == 0 {

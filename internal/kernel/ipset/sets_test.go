@@ -123,6 +123,34 @@ func TestEdit(t *testing.T) {
 	}
 }
 
+// A set that needs more room is filled aside with twice as much and swapped in;
+// one with a limit of its own is not.
+func TestSetsGrowWithNeed(t *testing.T) {
+	f := NewFake()
+	s := NewSets(f, "KUBE-")
+	s.room = 4
+	noError(t, s.Put("KUBE-A", set(ipv4(HashIP), ip("10.0.0.1"), ip("10.0.0.2"), ip("10.0.0.3"))))
+	expect(t, f, "create KUBE-A hash:ip family inet maxelem 4\nadd KUBE-A 10.0.0.1\nadd KUBE-A 10.0.0.2\nadd KUBE-A 10.0.0.3\n")
+	noError(t, s.Edit("KUBE-A", []Entry{ip("10.0.0.4")}, []Entry{ip("10.0.0.1")}))
+	expect(t, f, "create KUBE-A hash:ip family inet maxelem 8\nadd KUBE-A 10.0.0.2\nadd KUBE-A 10.0.0.3\nadd KUBE-A 10.0.0.4\n")
+	if n := changed(t, f, func() error { return s.Edit("KUBE-A", []Entry{ip("10.0.0.5")}, nil) }); n != 1 {
+		t.Errorf("an entry for which there was room took %d changes", n)
+	}
+	var many []Entry
+	for i := range 20 {
+		many = append(many, ip(fmt.Sprintf("10.0.1.%d", i)))
+	}
+	noError(t, s.Put("KUBE-A", set(ipv4(HashIP), many...)))
+	if got := f.Save(); !strings.HasPrefix(got, "create KUBE-A hash:ip family inet maxelem 32\n") || strings.Count(got, "add") != 20 {
+		t.Errorf("20 entries are in\n%s", got)
+	}
+	fixed := ipv4(HashIP)
+	fixed.MaxElem = 2
+	if err := s.Put("KUBE-B", set(fixed, many...)); !errors.Is(err, ErrFull) {
+		t.Errorf("20 entries in a set for 2: %v", err)
+	}
+}
+
 // A net that turns into an exception is never missing in between.
 func TestEditOfAnExceptionOnlyAdds(t *testing.T) {
 	f := NewFake()

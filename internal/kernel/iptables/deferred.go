@@ -25,6 +25,15 @@ func (d *Deferred) Save(ctx context.Context, table Table) (string, error) {
 	return (*tables).Save(ctx, table)
 }
 
+// Counters implements Interface.
+func (d *Deferred) Counters(ctx context.Context, table Table, fn func(chain, rule string, packets uint64)) error {
+	tables := d.tables.Load()
+	if tables == nil {
+		return ErrNotOpen
+	}
+	return (*tables).Counters(ctx, table, fn)
+}
+
 // Restore implements Interface.
 func (d *Deferred) Restore(ctx context.Context, input string) error {
 	tables := d.tables.Load()

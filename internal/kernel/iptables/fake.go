@@ -22,6 +22,8 @@ type Fake struct {
 	// Fail, when not nil, is asked before each Restore and its error returned
 	// in place of applying the input.
 	Fail func(input string) error
+	// Packets, when not nil, says how many packets a rule has matched.
+	Packets func(chain, rule string) uint64
 
 	mu       sync.Mutex
 	tables   map[Table]map[string]Chain
@@ -68,6 +70,20 @@ func (f *Fake) Save(ctx context.Context, table Table) (string, error) {
 		return "", fmt.Errorf("iptables-save: table %q does not exist", table)
 	}
 	return render(table, chains), nil
+}
+
+// Counters implements Interface.
+func (f *Fake) Counters(ctx context.Context, table Table, fn func(chain, rule string, packets uint64)) error {
+	text, err := f.Save(ctx, table)
+	if err != nil {
+		return err
+	}
+	return parseCounters(text, table, func(chain, rule string, packets uint64) {
+		if f.Packets != nil {
+			packets = f.Packets(chain, rule)
+		}
+		fn(chain, rule, packets)
+	})
 }
 
 // Restore implements Interface.

@@ -62,4 +62,7 @@ type Interface interface {
 	// Restore applies input, in the form of iptables-restore --noflush, as
 	// one transaction a table. On error nothing of a failing table changed.
 	Restore(ctx context.Context, input string) error
+	// Counters calls fn with each rule of the table, in the order of Save, and
+	// how many packets it has matched since it was made.
+	Counters(ctx context.Context, table Table, fn func(chain, rule string, packets uint64)) error
 }

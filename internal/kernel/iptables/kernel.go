@@ -66,6 +66,18 @@ func (k *Kernel) Save(ctx context.Context, table Table) (string, error) {
 	return run(ctx, "", k.save, "-t", string(table))
 }
 
+// Counters implements Interface.
+func (k *Kernel) Counters(ctx context.Context, table Table, fn func(chain, rule string, packets uint64)) error {
+	if !k.isLoaded(table) {
+		return nil
+	}
+	text, err := run(ctx, "", k.save, "-c", "-t", string(table))
+	if err != nil {
+		return err
+	}
+	return parseCounters(text, table, fn)
+}
+
 // isLoaded says whether a legacy table exists. Where that cannot be known it
 // says yes.
 func (k *Kernel) isLoaded(table Table) bool {

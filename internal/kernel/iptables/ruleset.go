@@ -86,6 +86,15 @@ func (r *Ruleset) Resync(ctx context.Context) (repaired int, err error) {
 	return r.follow(ctx, slices.Sorted(maps.Keys(r.sections)))
 }
 
+// Counters calls fn with each rule that the kernel holds in a table, of
+// whoever, and how many packets it has matched. It keeps nobody waiting.
+func (r *Ruleset) Counters(ctx context.Context, table Table, fn func(chain, rule string, packets uint64)) error {
+	if err := r.driver.Counters(ctx, table, fn); err != nil {
+		return fmt.Errorf("reading the counters of the %s table %s: %w", r.family, table, err)
+	}
+	return nil
+}
+
 // RuleCount returns how many rules of all owners the kernel holds now, by
 // table: those in their chains and the jumps to them.
 func (r *Ruleset) RuleCount() map[Table]int {
