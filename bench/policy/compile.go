@@ -62,4 +62,7 @@ type nowhere struct{}
 func (nowhere) List(...string) (map[string]ipset.Set, error)         { return nil, nil }
 func (nowhere) Apply(changes []ipset.Change) []error                 { return make([]error, len(changes)) }
 func (nowhere) Save(context.Context, iptables.Table) (string, error) { return "", nil }
-func (nowhere) Restore(ctx context.Context, input string) error      { return nil }
+func (nowhere) Counters(context.Context, iptables.Table, func(string, string, uint64)) error {
+	return nil
+}
+func (nowhere) Restore(ctx context.Context, input string) error { return nil }

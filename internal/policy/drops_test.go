@@ -67,7 +67,7 @@ func TestDrops(t *testing.T) {
 		w.denied(2)
 		time.Sleep(dropsEvery)
 		expect("made anew", map[string]uint64{"ingress production/deny": 5, "ingress production/allow-frontend": 5, "egress production/allow-frontend": 5})
-		w.feeds.Policies.Delete(cluster.Key{Namespace: "production", Name: "deny"})
+		w.feeds.NetworkPolicies.Delete(cluster.Key{Namespace: "production", Name: "deny"})
 		w.settle(t)
 		expect("deleted", map[string]uint64{"ingress production/allow-frontend": 5, "egress production/allow-frontend": 5})
 	})

@@ -173,7 +173,7 @@ func (l *Lab) launchAll(w *watch, s *state, store string) error {
 		if err := l.prepareNode(ca, n, i, store); err != nil {
 			return err
 		}
-		cmd, err := guest.Command(guest.Machine{Channel: l.channel(i), Memory: s.Options.Memory, Tap: n.Tap(i)})
+		cmd, err := guest.Command(guest.Machine{Channel: l.channel(i), Memory: s.Options.Memory, Tap: n.Tap(i), Number: i})
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ func Exec(ctx context.Context, command []string, memory string, stdout, stderr i
 		return 0, err
 	}
 	req := Request{Command: append([]string{program}, command[1:]...), Dir: dir, Env: guestEnv(os.Environ())}
-	return bootAndRun(ctx, Machine{Channel: channel, Memory: memory}, req, stdout, stderr)
+	return bootAndRun(ctx, Machine{Channel: channel, Memory: memory, Number: os.Getpid()}, req, stdout, stderr)
 }
 
 func bootAndRun(ctx context.Context, m Machine, req Request, stdout, stderr io.Writer) (int, error) {
