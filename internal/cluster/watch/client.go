@@ -86,6 +86,7 @@ func tune(cfg *rest.Config, userAgent string) {
 	cfg.QPS = -1
 	cfg.UserAgent = userAgent
 	cfg.WarningHandler = rest.NoWarnings{}
+	cfg.Dial = dial
 }
 
 // clientFor is the client of one group and version, on the shared connection.

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +43,44 @@ func subscribe() (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot subscribe to changes of routes and addresses: %w", err)
 	}
+	if err := filter(socket.GetFd()); err != nil {
+		socket.Close()
+		return nil, fmt.Errorf("cannot choose among changes of routes: %w", err)
+	}
 	return socket, nil
+}
+
+// onlyReplaced lets the kernel leave out what does not matter and is most of
+// what there is: routes that are added, our own thousands among them. It sees
+// the header of a message (struct nlmsghdr) with numbers in network order.
+var onlyReplaced = []bpf.Instruction{
+	bpf.LoadAbsolute{Off: 4, Size: 2}, // nlmsg_type
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: network(unix.RTM_NEWROUTE), SkipTrue: 2},
+	bpf.LoadAbsolute{Off: 6, Size: 2}, // nlmsg_flags
+	bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: network(unix.NLM_F_REPLACE), SkipTrue: 1},
+	bpf.RetConstant{Val: 0xffffffff},
+	bpf.RetConstant{Val: 0},
+}
+
+// network is a number of this machine as a filter loads it.
+func network(n uint16) uint32 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], n)
+	return uint32(binary.BigEndian.Uint16(b[:]))
+}
+
+// filter attaches onlyReplaced to a socket.
+func filter(fd int) error {
+	raw, err := bpf.Assemble(onlyReplaced)
+	if err != nil {
+		return err
+	}
+	instructions := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		instructions[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(instructions)), Filter: &instructions[0]})
 }
 
 // coalesce calls fn after the settle time since the first of several changes.
