@@ -178,10 +178,11 @@ func TestThePaceOfCutting(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); _ = w.c.Run(ctx) }()
 		defer func() { cancel(); <-done }()
+		const anyNumber = -1
 		expect := func(when string, reads int, cut string) {
 			t.Helper()
 			synctest.Wait()
-			if n := flows.Reads(); n != reads {
+			if n := flows.Reads(); reads != anyNumber && n != reads {
 				t.Errorf("%s: %d readings, want %d", when, n, reads)
 			}
 			if got := cutLines(flows); !strings.Contains(got, cut) || cut == "" && got != "" {
@@ -208,13 +209,13 @@ func TestThePaceOfCutting(t *testing.T) {
 		w.policy(p)
 		w.pod(newPod("red", "client", "node2", "10.244.2.2", ""))
 		time.Sleep(cutEvery)
-		expect("allowed again", flows.Reads(), "")
+		expect("allowed again", anyNumber, "")
 		flows.FailWith(errors.New("broken"))
 		w.policy(denyIngress("red"))
 		time.Sleep(2 * cutRetry)
 		flows.FailWith(nil)
 		time.Sleep(cutRetry)
-		expect("tried again", flows.Reads(), "src=10.244.2.2")
+		expect("tried again", anyNumber, "src=10.244.2.2")
 	})
 }
 
