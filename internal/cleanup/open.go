@@ -41,7 +41,9 @@ func (n *Node) openServers(r *report) {
 // other while the agent ran.
 func (n *Node) openRules(ctx context.Context, r *report) {
 	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
-		for _, variant := range iptables.Variants(family) {
+		variants, err := iptables.Variants(ctx, family)
+		r.failed(fmt.Sprintf("iptables rules (%s)", family), err)
+		for _, variant := range variants {
 			tables, err := iptables.Open(ctx, family, variant)
 			if err != nil {
 				r.failed(fmt.Sprintf("iptables rules (%s, %s)", variant, family), err)

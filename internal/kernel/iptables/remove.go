@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -11,20 +12,34 @@ import (
 	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
-	"github.com/kube-router/kube-router/internal/kernel/module"
 )
 
-// Variants are those in which this kernel may hold rules of a family. To ask
-// makes no table and loads no module.
-func Variants(family inet.Family) []Variant {
-	var found []Variant
-	if names, err := os.ReadFile(loadedTables(family)); err == nil && len(names) > 0 {
+// Variants are those in which this host may have rules of a family. To ask makes
+// no table. A variant whose programs are missing, or that this kernel does not
+// have, is none; not to be allowed to look is an error.
+func Variants(ctx context.Context, family inet.Family) ([]Variant, error) {
+	return newHost().variants(ctx, family, loadedTables(family))
+}
+
+func (h host) variants(ctx context.Context, family inet.Family, loaded string) (found []Variant, err error) {
+	names, legacyErr := os.ReadFile(loaded)
+	if len(names) > 0 {
 		found = append(found, Legacy)
 	}
-	if module.Present("nf_tables") {
-		found = append(found, NFT)
+	path, nftErr := h.tool(ctx, family, NFT, "save")
+	if nftErr == nil {
+		if _, nftErr = run(ctx, "", path, "-t", string(Filter)); nftErr == nil {
+			found = append(found, NFT)
+		}
 	}
-	return found
+	var failed *toolError
+	if errors.As(nftErr, &failed) && (strings.Contains(failed.message, "Permission denied") || strings.Contains(failed.message, "must be root")) {
+		err = fmt.Errorf("run it as root, in a privileged container: %w", nftErr)
+	}
+	if errors.Is(legacyErr, fs.ErrPermission) {
+		err = errors.Join(err, fmt.Errorf("run it as root, in a privileged container: %w", legacyErr))
+	}
+	return found, errors.Join(err, ctx.Err())
 }
 
 // Tables are those in which a Ruleset may have rules.
