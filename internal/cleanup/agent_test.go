@@ -105,20 +105,10 @@ func (n *testNode) run(f features) {
 	a := n.agent()
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &background{cancel: cancel}
-	stop := sync.OnceFunc(b.stop)
-	defer stop()
+	defer b.stop()
 	var waits []func()
-	start := func(name string, c interface {
-		Run(context.Context) error
-		Ready() <-chan struct{}
-	}, pending func() []reconcile.Work) {
-		b.work.Add(1)
-		n.Go(n.t, func() {
-			defer b.work.Done()
-			if err := c.Run(ctx); err != nil {
-				n.t.Error(err)
-			}
-		})
+	start := func(name string, c controller, pending func() []reconcile.Work) {
+		b.start(n, ctx, c)
 		waits = append(waits, func() {
 			n.await(name, func() (bool, any) {
 				select {
@@ -130,31 +120,36 @@ func (n *testNode) run(f features) {
 			})
 		})
 	}
+	// Whom the cluster is told to must be there before it is told.
+	var begin []func()
 	if f.routes {
-		c, speaker := a.routesController(f)
-		publishNodes(a.feeds)
-		start("routes", c, func() []reconcile.Work { return c.Status().Pending })
-		waits = append(waits, func() { n.learn(speaker, c) })
+		c, speaker := a.routesController()
+		begin = append(begin, func() {
+			start("routes", c, func() []reconcile.Work { return c.Status().Pending })
+			waits = append(waits, func() { n.learn(speaker, c) })
+		})
 	}
 	if f.services {
 		c, end := a.servicesController(f)
 		defer end()
-		publishNodes(a.feeds)
-		publishServices(a.feeds)
-		start("services", c, func() []reconcile.Work { return c.Status().Pending })
+		begin = append(begin, func() { start("services", c, func() []reconcile.Work { return c.Status().Pending }) })
 	}
 	if f.policy {
 		c := a.policyController()
-		publishNodes(a.feeds)
-		publishPolicies(a.feeds)
-		start("policy", c, func() []reconcile.Work { return c.Status().Pending })
+		begin = append(begin, func() { start("policy", c, func() []reconcile.Work { return c.Status().Pending }) })
+	}
+	publishNodes(a.feeds)
+	publishServices(a.feeds)
+	publishPolicies(a.feeds)
+	for _, fn := range begin {
+		fn()
 	}
 	for _, wait := range waits {
 		wait()
 	}
 }
 
-func (a *agent) routesController(features) (*routes.Controller, func() *bgp.Fake) {
+func (a *agent) routesController() (*routes.Controller, func() *bgp.Fake) {
 	var mu sync.Mutex
 	var speaker *bgp.Fake
 	c := routes.New(routes.Config{

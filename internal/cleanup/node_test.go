@@ -136,7 +136,11 @@ COMMIT
 COMMIT
 `
 
+// othersServers has the tunnel up once: the kernel keeps a queue and IPv6's
+// sysctls of a link that ever was up.
 const othersServers = `
+ip link set tunl0 up
+ip link set tunl0 down
 sysctl -qw net.ipv4.vs.conntrack=0 net.ipv4.vs.expire_nodest_conn=0 net.ipv4.vs.conn_reuse_mode=0
 ipvsadm --set 800 100 200
 ipvsadm -A -t 192.0.2.1:80 -s wlc
@@ -284,6 +288,22 @@ func testInterrupted(t *testing.T, variant iptables.Variant, ipvs bool, f featur
 type background struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+}
+
+type controller interface {
+	Run(context.Context) error
+	Ready() <-chan struct{}
+}
+
+// start runs a controller in the node's namespace.
+func (b *background) start(n *testNode, ctx context.Context, c controller) {
+	b.work.Add(1)
+	n.Go(n.t, func() {
+		defer b.work.Done()
+		if err := c.Run(ctx); err != nil {
+			n.t.Error(err)
+		}
+	})
 }
 
 func (b *background) stop() {
