@@ -179,15 +179,13 @@ func (n *testNode) cniFile() string { return filepath.Join(n.dir, "10-kuberouter
 func (n *testNode) settledState() string {
 	n.t.Helper()
 	last := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(300 * time.Millisecond) {
-		state := n.state()
-		if state == last && !strings.Contains(state, "tentative") {
-			return state
-		}
-		last = state
-	}
-	n.t.Fatalf("the node does not come to rest:\n%s", last)
-	return ""
+	n.await("the links come to rest", func() (bool, any) {
+		links := n.sh("ip address; ip -6 route show table all")
+		done := links == last && !strings.Contains(links, "tentative")
+		last = links
+		return done, links
+	})
+	return n.state()
 }
 
 // isAsBefore compares the node with how it was, byte for byte.
@@ -315,7 +313,7 @@ func (b *background) stop() {
 func (n *testNode) await(what string, ok func() (bool, any)) {
 	n.t.Helper()
 	var state any
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		var done bool
 		if done, state = ok(); done {
 			return

@@ -43,7 +43,7 @@ func (r *report) failed(what string, err error) {
 func (r *report) result() error {
 	switch {
 	case r.unsolved > 0:
-		return fmt.Errorf("%d things are left, see the lines above; when they are solved, run it again", r.unsolved)
+		return fmt.Errorf("not everything could be removed (%d, see the lines above); do what they say and run it again", r.unsolved)
 	case r.changed == 0:
 		fmt.Fprintln(r.out, "nothing to remove")
 	}
