@@ -18,8 +18,11 @@ restored link tunl0 down
 restored sysctl net/ipv4/vs/conntrack = 0 (it was 1)
 `}
 
+// guestKernel has no nf_tables.
+var guestKernel = testKernel{variants: []iptables.Variant{iptables.Legacy}, ipvs: true}
+
 func TestGuest(t *testing.T) {
-	testFeatures(t, iptables.Legacy, true, []features{
+	testFeatures(t, guestKernel, iptables.Legacy, []features{
 		everything,
 		{routes: true, services: true, policy: true},
 		{services: true},
@@ -28,5 +31,5 @@ func TestGuest(t *testing.T) {
 		{routes: true},
 		{services: true, policy: true},
 	})
-	t.Run("interrupted", func(t *testing.T) { testInterrupted(t, iptables.Legacy, true, everything) })
+	t.Run("interrupted", func(t *testing.T) { testInterrupted(t, guestKernel, iptables.Legacy, everything) })
 }

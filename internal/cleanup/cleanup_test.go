@@ -274,6 +274,9 @@ func TestPodsKeepTheBridge(t *testing.T) {
 	w.links.AddPort("kube-bridge", "veth0")
 	w.clean(strings.Replace(allOfIt, "removed bridge kube-bridge",
 		"kept bridge kube-bridge: Pods are connected to it; drain the node and run this again, or end them with: ip link delete kube-bridge", 1), "")
+	w.clean("kept bridge kube-bridge: Pods are connected to it; drain the node and run this again, or end them with: ip link delete kube-bridge\n", "")
+	w.links.DelLink("veth0")
+	w.clean("removed bridge kube-bridge\n", "")
 }
 
 // A clean-up that was told to end ends, and says how to go on.

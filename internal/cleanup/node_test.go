@@ -28,22 +28,28 @@ import (
 type testNode struct {
 	*nstest.Namespace
 	t       *testing.T
-	variant iptables.Variant
+	variant iptables.Variant // that the agent uses
+	kernel  testKernel
 	dir     string
-	ipvs    bool
 	before  string
 }
 
-func newNode(t *testing.T, variant iptables.Variant, ipvs bool) *testNode {
+// testKernel is what the kernel under test has.
+type testKernel struct {
+	variants []iptables.Variant
+	ipvs     bool
+}
+
+func newNode(t *testing.T, kernel testKernel, variant iptables.Variant) *testNode {
 	t.Helper()
-	n := &testNode{Namespace: nstest.New(t), t: t, variant: variant, ipvs: ipvs, dir: t.TempDir()}
+	n := &testNode{Namespace: nstest.New(t), t: t, variant: variant, kernel: kernel, dir: t.TempDir()}
 	// Not the lock of the host.
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(n.dir, "xtables.lock"))
 	n.sh(othersState)
-	for _, family := range []string{"iptables", "ip6tables"} {
-		n.restore(family, othersRules)
+	for _, command := range n.iptables() {
+		n.restore(command+"-restore", othersRules)
 	}
-	if ipvs {
+	if kernel.ipvs {
 		n.sh(othersServers)
 	}
 	n.before = n.settledState()
@@ -55,13 +61,19 @@ func (n *testNode) sh(script string) string {
 	return nstest.Run(n.t, "sh", "-euc", script)
 }
 
-func (n *testNode) tool(family, what string) string {
-	return family + "-" + map[iptables.Variant]string{iptables.Legacy: "legacy", iptables.NFT: "nft"}[n.variant] + "-" + what
+// iptables are the commands of all variants and families, less "-save".
+func (n *testNode) iptables() []string {
+	var commands []string
+	for _, v := range n.kernel.variants {
+		variant := map[iptables.Variant]string{iptables.Legacy: "-legacy", iptables.NFT: "-nft"}[v]
+		commands = append(commands, "iptables"+variant, "ip6tables"+variant)
+	}
+	return commands
 }
 
-func (n *testNode) restore(family, rules string) {
+func (n *testNode) restore(program, rules string) {
 	n.t.Helper()
-	command := exec.Command(n.tool(family, "restore"), "--noflush")
+	command := exec.Command(program, "--noflush")
 	command.Stdin = strings.NewReader(rules)
 	if out, err := command.CombinedOutput(); err != nil {
 		n.t.Fatalf("%v: %s", err, out)
@@ -156,13 +168,13 @@ func (n *testNode) state() string {
 	n.t.Helper()
 	var b strings.Builder
 	section := func(title, text string) { b.WriteString("== " + title + "\n" + text) }
-	for _, family := range []string{"iptables", "ip6tables"} {
+	for _, command := range n.iptables() {
 		for _, table := range []string{"filter", "nat", "mangle"} {
-			section(family+" "+table, n.sh(n.tool(family, "save")+" -t "+table+` | sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'`))
+			section(command+" "+table, n.sh(command+"-save -t "+table+` | sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'`))
 		}
 	}
 	section("ipset", n.sh("ipset save | sort"))
-	if n.ipvs {
+	if n.kernel.ipvs {
 		section("ipvs", n.sh("ipvsadm -Sn; ipvsadm -L --timeout"))
 	}
 	section("links", n.sh(`ip link; bridge -details link | sed 's/ state [a-z]* / /'; ip address`))
@@ -239,10 +251,10 @@ func (n *testNode) cleanUntil(lines int) {
 }
 
 // testFeatures runs the agent with each set of features and cleans up after it.
-func testFeatures(t *testing.T, variant iptables.Variant, ipvs bool, all []features) {
+func testFeatures(t *testing.T, kernel testKernel, variant iptables.Variant, all []features) {
 	for _, f := range all {
 		t.Run(f.name(), func(t *testing.T) {
-			n := newNode(t, variant, ipvs)
+			n := newNode(t, kernel, variant)
 			n.run(f)
 			if n.settledState() == n.before {
 				t.Fatal("the agent has done nothing")
@@ -269,8 +281,8 @@ func testFeatures(t *testing.T, variant iptables.Variant, ipvs bool, all []featu
 
 // testInterrupted kills clean-ups after more and more lines; another one each
 // time ends the work.
-func testInterrupted(t *testing.T, variant iptables.Variant, ipvs bool, f features) {
-	n := newNode(t, variant, ipvs)
+func testInterrupted(t *testing.T, kernel testKernel, variant iptables.Variant, f features) {
+	n := newNode(t, kernel, variant)
 	n.run(f)
 	lines := strings.Count(n.clean(), "\n")
 	const kills = 6

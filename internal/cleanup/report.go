@@ -8,8 +8,8 @@ import (
 
 // report writes what becomes of each thing, a line each.
 type report struct {
-	out               io.Writer
-	changed, unsolved int
+	out                      io.Writer
+	changed, stays, unsolved int
 }
 
 // removed tells of things that are gone.
@@ -26,7 +26,10 @@ func (r *report) tell(done string, things []string) {
 }
 
 // kept tells of something that stays on purpose, and why.
-func (r *report) kept(what, why string) { fmt.Fprintf(r.out, "kept %s: %s\n", what, why) }
+func (r *report) kept(what, why string) {
+	r.stays++
+	fmt.Fprintf(r.out, "kept %s: %s\n", what, why)
+}
 
 // failed tells of what could not be removed. Joined errors are a line each.
 func (r *report) failed(what string, err error) {
@@ -44,7 +47,7 @@ func (r *report) result() error {
 	switch {
 	case r.unsolved > 0:
 		return fmt.Errorf("not everything could be removed (%d, see the lines above); do what they say and run it again", r.unsolved)
-	case r.changed == 0:
+	case r.changed+r.stays == 0:
 		fmt.Fprintln(r.out, "nothing to remove")
 	}
 	return nil

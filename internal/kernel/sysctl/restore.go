@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/kube-router/kube-router/internal/kernel/record"
 )
@@ -17,31 +18,51 @@ const entryPrefix = "sysctl "
 
 // effect is what the kernel does to other parameters when one is set.
 type effect struct {
-	pattern string // of their names
+	pattern string   // of their names
+	not     []string // those of them that it spares
 	value   func(set string) string
+	// unsure says that some may stay as they are: nobody can ask which.
+	unsure bool
+}
+
+func equal(set string) string { return set }
+
+func opposite(set string) string {
+	if set == "0" {
+		return "1"
+	}
+	return "0"
 }
 
 // effectsOf are those of a parameter (kernel source net/ipv4/devinet.c,
-// inet_forward_change; net/ipv6/addrconf.c, addrconf_fixup_forwarding). To put
-// back the one without the others would leave a host changed.
+// inet_forward_change and devinet_copy_dflt_conf; net/ipv6/addrconf.c,
+// addrconf_fixup_forwarding). To put back the one without the others would leave
+// a host changed.
 func effectsOf(name string) []effect {
-	equal := func(set string) string { return set }
 	switch name {
 	case "net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding":
 		return []effect{
-			{"net/ipv4/ip_forward", equal},
-			{"net/ipv4/conf/*/forwarding", equal},
-			{"net/ipv4/conf/all/accept_redirects", func(set string) string {
-				if set == "0" {
-					return "1"
-				}
-				return "0"
-			}},
+			{pattern: "net/ipv4/ip_forward", value: equal},
+			{pattern: "net/ipv4/conf/*/forwarding", value: equal},
+			{pattern: "net/ipv4/conf/all/accept_redirects", value: opposite},
 		}
 	case "net/ipv6/conf/all/forwarding":
-		return []effect{{"net/ipv6/conf/*/forwarding", equal}}
+		return []effect{{pattern: "net/ipv6/conf/*/forwarding", value: equal}}
+	}
+	if parameter, ok := strings.CutPrefix(name, "net/ipv4/conf/default/"); ok {
+		// It is copied to the links for which nobody ever set their own.
+		return []effect{{
+			pattern: "net/ipv4/conf/*/" + parameter, value: equal, unsure: true,
+			not: []string{name, "net/ipv4/conf/all/" + parameter},
+		}}
 	}
 	return nil
+}
+
+// on says whether there is an effect on a parameter.
+func (e effect) on(name string) bool {
+	ok, _ := path.Match(e.pattern, name)
+	return ok && !slices.Contains(e.not, name)
 }
 
 // twin is another name of a parameter, or "".
@@ -70,12 +91,14 @@ func (r Recording) Set(name, value string) (changed bool, err error) {
 	return r.Interface.Set(name, value)
 }
 
-// changes are those that setting a parameter makes.
+// changes are those that setting a parameter makes. Of those that are unsure the
+// record says that they were made: Restore sees where that is not so, because
+// the value is not the one that was set.
 func (r Recording) changes(name, before, value string) map[string]record.Entry {
 	changes := map[string]record.Entry{}
 	for _, e := range effectsOf(name) {
 		for _, other := range r.Names(e.pattern) {
-			if have, err := r.Get(other); err == nil && other != twin(name) {
+			if have, err := r.Get(other); err == nil && e.on(other) && other != twin(name) {
 				changes[entryPrefix+other] = record.Entry{Before: have, Set: e.value(value)}
 			}
 		}
@@ -162,10 +185,7 @@ func (p *restoration) run() map[string]error {
 // another one is that could not.
 func touched(name string, failed map[string]error) bool {
 	for other := range failed {
-		if other == name || slices.ContainsFunc(effectsOf(other), func(e effect) bool {
-			ok, _ := path.Match(e.pattern, name)
-			return ok
-		}) {
+		if other == name || slices.ContainsFunc(effectsOf(other), func(e effect) bool { return e.on(name) }) {
 			return true
 		}
 	}

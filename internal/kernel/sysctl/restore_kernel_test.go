@@ -21,6 +21,7 @@ func TestRestoreOnTheKernel(t *testing.T) {
 	k := New("")
 	for name, value := range map[string]string{
 		"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0", "net/ipv4/conf/all/accept_redirects": "0",
+		"net/ipv4/conf/default/rp_filter": "0", "net/ipv4/conf/v1/rp_filter": "1", // and v0 follows the default
 		"net/ipv4/conf/v0/forwarding": "1", "net/ipv6/conf/v1/forwarding": "1", "net/ipv4/conf/all/rp_filter": "1",
 	} {
 		if _, err := k.Set(name, value); err != nil {
@@ -38,13 +39,15 @@ func TestRestoreOnTheKernel(t *testing.T) {
 	}
 	before, path := all(), filepath.Join(t.TempDir(), "before.json")
 	r := Recording{k, record.Open(path, slog.New(slog.DiscardHandler))}
-	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		if changed, err := r.Set(name, "1"); !changed || err != nil {
+	for name, value := range map[string]string{
+		"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", "net/ipv4/conf/default/rp_filter": "2", "net/ipv4/conf/all/rp_filter": "0",
+	} {
+		if changed, err := r.Set(name, value); !changed || err != nil {
 			t.Fatalf("%s: changed %t, %v", name, changed, err)
 		}
 	}
-	if all() == before {
-		t.Fatal("nothing has changed")
+	if got, err := k.Get("net/ipv4/conf/v0/rp_filter"); got != "2" || err != nil {
+		t.Fatalf("the default was not copied: %q, %v", got, err)
 	}
 	if _, err := Restore(k, record.Open(path, slog.New(slog.DiscardHandler))); err != nil {
 		t.Error(err)

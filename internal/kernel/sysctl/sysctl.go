@@ -194,7 +194,7 @@ func (f *Fake) Set(name, value string) (changed bool, err error) {
 	f.values[name] = value
 	for _, e := range effectsOf(name) {
 		for n := range f.values {
-			if ok, _ := path.Match(e.pattern, n); ok {
+			if e.on(n) && !e.unsure {
 				f.values[n] = e.value(value)
 			}
 		}
