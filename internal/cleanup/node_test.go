@@ -285,7 +285,7 @@ func testInterrupted(t *testing.T, kernel testKernel, variant iptables.Variant, 
 	n := newNode(t, kernel, variant)
 	n.run(f)
 	lines := strings.Count(n.clean(), "\n")
-	const kills = 6
+	const kills = 4
 	for i := range kills {
 		n.run(f)
 		n.cleanUntil(lines * i / kills)
