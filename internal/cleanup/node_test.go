@@ -148,9 +148,10 @@ COMMIT
 COMMIT
 `
 
-// othersServers has the tunnel up once: the kernel keeps a queue and IPv6's
-// sysctls of a link that ever was up.
+// othersServers has the modules with whose links the kernel comes, and the
+// tunnel up once: it keeps a queue and IPv6's sysctls of a link that ever was up.
 const othersServers = `
+modprobe -a ipip sit ip6_tunnel
 ip link set tunl0 up
 ip link set tunl0 down
 sysctl -qw net.ipv4.vs.conntrack=0 net.ipv4.vs.expire_nodest_conn=0 net.ipv4.vs.conn_reuse_mode=0
