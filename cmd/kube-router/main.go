@@ -43,7 +43,12 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := app.Run(ctx, cfg, version, stderr); err != nil {
+	if cfg.CleanUp {
+		err = app.CleanUp(ctx, cfg, stdout)
+	} else {
+		err = app.Run(ctx, cfg, version, stderr)
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "kube-router: %v\n", err)
 		return exitFailure
 	}

@@ -14,11 +14,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/cleanup"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/health"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // The names of the controllers in logs, health and metrics.
@@ -44,6 +46,7 @@ type agent struct {
 	version string
 	feeds   *cluster.Feeds
 	metrics *health.Metrics
+	before  *record.File // what was on the node
 	parts   []part
 }
 
@@ -58,6 +61,8 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 	debug.SetGCPercent(gcPercent)
 	watch.RouteKlog(log)
 	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
+	a.before = record.Open(cfg.RecordFile, log)
+	go cleanup.Announce(ctx)
 	err := a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		log.Info("kube-router stops; what it programmed stays in force")
@@ -72,7 +77,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	kernel, err := retry(ctx, a.log, "the kernel's drivers", func() (drivers, error) {
-		return openDrivers(a.cfg.Families(), a.log)
+		return openDrivers(a.cfg.Families(), a.before, a.log)
 	})
 	if err != nil {
 		return err

@@ -101,7 +101,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		TCPTimeout: cfg.Services.TCPTimeout, TCPFinTimeout: cfg.Services.TCPFinTimeout, UDPTimeout: cfg.Services.UDPTimeout,
 		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName),
 	}, a.feeds, services.Drivers{
-		OpenIPVS: openIPVS, Routes: d.routes, Links: d.links, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
+		OpenIPVS: a.openIPVS, Routes: d.routes, Links: d.links, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
 		Flows: d.flows, Health: healthcheck.New(a.log, client.Events(), cfg.Families()),
 	}, client.Events(), a.log)
 	a.metrics.AddIPVSConnections(ipvs.Connections)
@@ -113,13 +113,13 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}
 }
 
-// openIPVS is ipvs.Open without the typed nil that an error would come with.
-func openIPVS() (ipvs.Interface, error) {
+// openIPVS is ipvs.Open, with a record of what is changed.
+func (a *agent) openIPVS() (ipvs.Interface, error) {
 	k, err := ipvs.Open()
 	if err != nil {
 		return nil, err
 	}
-	return k, nil
+	return ipvs.Recording{Interface: k, Record: a.before}, nil
 }
 
 func (a *agent) policy(d drivers) part {

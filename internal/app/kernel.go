@@ -12,6 +12,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
@@ -54,23 +55,25 @@ func retry[T any](ctx context.Context, log *slog.Logger, what string, open func(
 
 // openDrivers opens what is there on every kernel that can run Kubernetes, but
 // for iptables, which openRules opens.
-func openDrivers(families []inet.Family, log *slog.Logger) (drivers, error) {
+func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) (drivers, error) {
 	d := drivers{
 		rules: map[inet.Family]*iptables.Ruleset{}, tables: map[inet.Family]*iptables.Deferred{},
-		sysctl: sysctl.New("/proc/sys"),
+		sysctl: sysctl.Recording{Interface: sysctl.New("/proc/sys"), Record: before},
 	}
 	for _, family := range families {
 		d.tables[family] = &iptables.Deferred{}
 		d.rules[family] = iptables.NewRuleset(d.tables[family], family, log)
 	}
-	var setsErr, routesErr, linksErr, flowsErr error
+	var setsErr, routesErr, flowsErr error
 	d.sets, setsErr = ipset.Open()
 	d.routes, routesErr = route.Open()
-	d.links, linksErr = link.Open()
+	links, linksErr := link.Open()
 	d.flows, flowsErr = conntrack.Open()
 	if err := errors.Join(setsErr, routesErr, linksErr, flowsErr); err != nil {
 		return d, fmt.Errorf("netlink: %w", err)
 	}
+	links.Record = before
+	d.links = links
 	return d, nil
 }
 

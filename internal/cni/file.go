@@ -39,7 +39,10 @@ func (f File) Ensure(want Network) (changed bool, err error) {
 	if bytes.Equal(text, existing) {
 		return false, nil
 	}
-	if err := f.replace(text); err != nil {
+	if err := f.remember(existing, text); err != nil {
+		return false, fmt.Errorf("keeping a copy of the CNI configuration %s before it is changed: %w", f.path, err)
+	}
+	if err := replace(f.path, text, 0o644); err != nil {
 		return false, fmt.Errorf("writing the CNI configuration %s: %w", f.path, err)
 	}
 	return true, nil
@@ -93,18 +96,18 @@ func (f File) read() ([]byte, error) {
 	return text, nil
 }
 
-// replace writes a file beside ours and renames it. Its name begins with a dot
-// and has no ending that a runtime looks for.
-func (f File) replace(text []byte) error {
-	dir := filepath.Dir(f.path)
+// replace writes a file beside the one at path and renames it. Its name begins
+// with a dot and has no ending that a runtime looks for.
+func replace(path string, text []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(path)
 	temp, err := os.CreateTemp(dir, ".kuberouter-*.tmp")
 	if err != nil {
 		return err
 	}
 	_, err = temp.Write(text)
-	err = errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
+	err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close())
 	if err == nil {
-		err = os.Rename(temp.Name(), f.path)
+		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(temp.Name()))

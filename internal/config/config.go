@@ -34,12 +34,21 @@ const (
 // take the first file.
 const defaultCNIFile = "/etc/cni/net.d/10-kuberouter.conflist"
 
+// recordFile is below /run, because what it tells of lasts until the host is
+// restarted.
+const recordFile = "/run/kube-router/before.json"
+
 // defaultNamespace is where the manifests put the agent.
 const defaultNamespace = "kube-system"
 
 // Config is what the agent is to do, complete and free of contradictions.
 type Config struct {
 	ShowVersion bool
+	// CleanUp asks to remove everything that the agent makes on a node, in
+	// place of running it.
+	CleanUp bool
+	// RecordFile keeps what the agent changed on the host, for clean-up.
+	RecordFile string
 	// Verbosity above 0 asks for debug log lines.
 	Verbosity int
 
@@ -204,6 +213,7 @@ func Parse(args []string, env func(string) string) (Config, error) {
 // finish resolves what depends on several flags or on the environment, and
 // refuses impossible combinations.
 func (f *flags) finish(c *Config, env func(string) string) error {
+	c.RecordFile = recordFile
 	c.HealthAddress = listenAddress(f.healthAddr, f.healthPort)
 	c.MetricsAddress = listenAddress(f.metricsAddr, f.metricsPort)
 	c.BGP.AdminAddress = listenAddress("127.0.0.1", f.adminPort)
@@ -256,7 +266,7 @@ func listenAddress(addr string, port uint16) string {
 }
 
 func checkControllers(c *Config) error {
-	if !c.RunRouter && !c.RunServiceProxy && !c.RunFirewall && !c.RunLoadBalancer {
+	if !c.RunRouter && !c.RunServiceProxy && !c.RunFirewall && !c.RunLoadBalancer && !c.CleanUp {
 		return errors.New("--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true")
 	}
 	return nil

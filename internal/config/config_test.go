@@ -25,6 +25,7 @@ func defaults() Config {
 		RunRouter: true, RunServiceProxy: true, RunFirewall: true,
 		NodeName:      "node-1",
 		EnableIPv4:    true,
+		RecordFile:    "/run/kube-router/before.json",
 		HealthAddress: "127.0.0.1:20244",
 		BGP: BGP{
 			ASN: 64512, NodesFullMesh: true, Port: 179,
@@ -65,6 +66,10 @@ func TestParse(t *testing.T) {
 		{"--run-service-proxy=true --hairpin-mode=true", func(c *Config) { c.Services.HairpinMode = true }},
 		{"--run-service-proxy=true --service-proxy-scheduling-algorithm=lc", func(c *Config) { c.Services.Scheduler = "lc" }},
 
+		{"--cleanup-config", func(c *Config) { c.CleanUp = true }},
+		{"--cleanup-config --run-router=false --run-firewall=false --run-service-proxy=false", func(c *Config) {
+			c.CleanUp, c.RunRouter, c.RunFirewall, c.RunServiceProxy = true, false, false, false
+		}},
 		{"--hairpin-mode", func(c *Config) { c.Services.HairpinMode = true }},
 		{"--kubeconfig /etc/kube --master=https://10.0.0.1:6443",
 			func(c *Config) { c.Kubeconfig, c.Master = "/etc/kube", "https://10.0.0.1:6443" }},

@@ -204,6 +204,9 @@ func (f *flags) defineServers() {
 
 func (f *flags) defineOther(c *Config) {
 	f.section("Other")
+	addBool(f, &c.CleanUp, "cleanup-config", false,
+		"Remove everything that kube-router has made on this node, whatever its flags were, and put back the sysctls that it set; print a line for each; exit. "+
+			"Stop the agent on the node first. Virtual servers in --excluded-cidrs stay, and no API server is asked.")
 	addShort(f, &c.Verbosity, "v", "v", 0, level(), "Verbosity of the log. From 1 on: debug lines.")
 	addShort(f, &c.ShowVersion, "version", "V", false, onOff(), "Print the version and exit.").NoOptDefVal = "true"
 	addShort(f, &f.help, "help", "h", false, onOff(), "Print this text and exit.").NoOptDefVal = "true"

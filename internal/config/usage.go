@@ -26,7 +26,7 @@ func Usage() string {
 		}
 	}
 	b.WriteString("\nEXIT STATUS\n")
-	b.WriteString(wrap("0 after a signal, 1 when it could not run, 2 for a command line that cannot be run.", 4))
+	b.WriteString(wrap("0 after a signal, and after --cleanup-config when nothing is left; 1 when it could not run, or something could not be removed; 2 for a command line that cannot be run.", 4))
 	return b.String()
 }
 

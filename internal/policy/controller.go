@@ -140,7 +140,7 @@ var (
 func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger) *Controller {
 	c := &Controller{
 		config: config, rules: drivers.Rules, log: log,
-		sets:  ipset.NewSets(drivers.Sets, ownedSets()...),
+		sets:  ipset.NewSets(drivers.Sets, OwnedSets()...),
 		queue: reconcile.NewQueue[key](),
 		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),

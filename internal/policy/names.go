@@ -110,8 +110,13 @@ func setName(base string, f inet.Family) string {
 	return base[:min(len(base), ipset.MaxNameLen)]
 }
 
-// ownedSets are what the names of all sets of this controller begin with.
-func ownedSets() []string {
+// OwnedChains are what the names of all chains of this controller begin with.
+func OwnedChains() []string {
+	return []string{inputChain, forwardChain, outputChain, podPrefix, policyPrefix}
+}
+
+// OwnedSets are what the names of all sets of this controller begin with.
+func OwnedSets() []string {
 	var prefixes []string
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
 		prefixes = append(prefixes, setName(isolatedSet, f), setName(localSet, f), setName(peerPrefix, f))

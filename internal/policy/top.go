@@ -104,7 +104,7 @@ func section(chains map[string][]string) iptables.Section {
 	}
 	return iptables.Section{
 		Owner:    "policy",
-		Prefixes: []string{inputChain, forwardChain, outputChain, podPrefix, policyPrefix},
+		Prefixes: OwnedChains(),
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: {Chains: chains, Jumps: jumps}},
 	}
 }

@@ -146,6 +146,11 @@ const (
 	nodeIPs    = "kube-router-node-ips"
 )
 
+// OwnedSets are what the names of all sets of this controller begin with.
+func OwnedSets() []string {
+	return []string{podSubnets, nodeIPs, setName(podSubnets, inet.IPv6), setName(nodeIPs, inet.IPv6)}
+}
+
 // nodeSets are the sets of one family.
 func nodeSets(me self, nodes map[string]*cluster.Node, f inet.Family) map[string]ipset.Set {
 	pods := ipset.Set{Spec: ipset.Spec{Type: ipset.HashNet, Family: f}, Entries: map[ipset.Entry]struct{}{}}

@@ -169,12 +169,11 @@ type Controller struct {
 
 // New returns a Controller that follows the Nodes of feeds.
 func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Reporter, log *slog.Logger) *Controller {
-	prefixes := []string{podSubnets, nodeIPs, setName(podSubnets, inet.IPv6), setName(nodeIPs, inet.IPv6)}
 	c := &Controller{
 		config: config, drivers: drivers, log: log, events: events,
 		queue:     reconcile.NewQueue[key](),
 		routes:    route.NewRoutes(drivers.Routes, route.Main),
-		sets:      ipset.NewSets(drivers.Sets, prefixes...),
+		sets:      ipset.NewSets(drivers.Sets, OwnedSets()...),
 		file:      cni.NewFile(config.CNIFile),
 		ready:     make(chan struct{}),
 		complaint: reconcile.Complaints{}, reported: map[string]bool{},

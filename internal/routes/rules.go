@@ -14,6 +14,9 @@ const (
 	egressChain = "KUBE-ROUTER-EGRESS"
 )
 
+// OwnedChains are what the names of all chains of this controller begin with.
+func OwnedChains() []string { return []string{podsChain, egressChain} }
+
 // section is this controller's rules in one family.
 //
 // Pod traffic is accepted after the policies had their say, because hosts may
@@ -24,7 +27,7 @@ const (
 func section(f inet.Family, podEgress bool) iptables.Section {
 	s := iptables.Section{
 		Owner:    "routes",
-		Prefixes: []string{podsChain, egressChain},
+		Prefixes: OwnedChains(),
 		Tables: map[iptables.Table]iptables.Content{
 			iptables.Filter: {
 				Chains: map[string][]string{podsChain: {

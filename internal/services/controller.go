@@ -190,7 +190,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		queue:    reconcile.NewQueue[key](),
 		state:    newState(),
 		compiler: compiler{config: config},
-		sets:     ipset.NewSets(drivers.Sets, ownedSets()...),
+		sets:     ipset.NewSets(drivers.Sets, OwnedSets()...),
 		routes:   route.NewRoutes(drivers.Routes, route.Local),
 		ready:    make(chan struct{}),
 		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},

@@ -22,6 +22,11 @@ const (
 	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
+// OwnedChains are what the names of all chains of this controller begin with.
+func OwnedChains() []string {
+	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain}
+}
+
 var (
 	errSetsMissing = errors.New("waiting for the IP sets")
 	errNodeUnknown = errors.New("waiting for this node's address")
@@ -79,7 +84,7 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct, mtu))
 	return iptables.Section{
 		Owner:    "services",
-		Prefixes: []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain},
+		Prefixes: OwnedChains(),
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter, iptables.NAT: nat, iptables.Mangle: mangle},
 	}
 }

@@ -56,9 +56,9 @@ func setName(name string, f inet.Family) string {
 	return name
 }
 
-// ownedSets are the sets that are this controller's, in both families: those
+// OwnedSets are the sets that are this controller's, in both families: those
 // of a family that is not enabled any more are removed.
-func ownedSets() []string {
+func OwnedSets() []string {
 	var names []string
 	for name := range setTypes {
 		names = append(names, setName(name, inet.IPv4), setName(name, inet.IPv6))
@@ -70,7 +70,7 @@ func ownedSets() []string {
 // makes them: the rules need them, and until all Services have been programmed
 // what is in them is the best there is.
 func (c *Controller) adoptSets() error {
-	found, err := c.drivers.Sets.List(ownedSets()...)
+	found, err := c.drivers.Sets.List(OwnedSets()...)
 	if err != nil {
 		return fmt.Errorf("reading the IP sets of the kernel: %w", err)
 	}

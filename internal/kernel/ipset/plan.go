@@ -195,15 +195,22 @@ func (s *Sets) swapIn(name string, want Set) []Change {
 // prefix, so that it is ours to clean up, and the same each time.
 func (s *Sets) temporary(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	suffix := "-tmp-" + base32.StdEncoding.EncodeToString(sum[:5])
+	suffix := temporaryInfix + base32.StdEncoding.EncodeToString(sum[:5])
 	prefix := ""
 	for _, p := range s.prefixes {
 		if strings.HasPrefix(name, p) && (prefix == "" || len(p) < len(prefix)) {
 			prefix = p
 		}
 	}
-	return prefix[:min(len(prefix), MaxNameLen-len(suffix))] + suffix
+	return prefix[:min(len(prefix), mostTemporary)] + suffix
 }
+
+// The names of temporary sets: the first bytes of a prefix, the infix, and a
+// hash of eight letters.
+const (
+	temporaryInfix = "-tmp-"
+	mostTemporary  = MaxNameLen - len(temporaryInfix) - 8
+)
 
 func fill(name string, set Set) []Change {
 	changes := make([]Change, 0, len(set.Entries))

@@ -259,6 +259,7 @@ func runSuite(t *testing.T, open func(t *testing.T) bench) {
 	t.Run("a set in use", func(t *testing.T) { suiteInUse(t, open(t)) })
 	t.Run("many entries", func(t *testing.T) { suiteMany(t, open(t)) })
 	t.Run("list by prefix", func(t *testing.T) { suitePrefix(t, open(t)) })
+	t.Run("removal", func(t *testing.T) { suiteRemove(t, open(t)) })
 }
 
 // suiteFull fills a set to its limit. The kernel may keep a few more than
@@ -339,5 +340,38 @@ func must(t *testing.T, d Interface, changes ...Change) {
 	t.Helper()
 	if err := errors.Join(d.Apply(changes)...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// suiteRemove removes an owner's sets, those too that a Sets of the owner was
+// just filling, and no other.
+func suiteRemove(t *testing.T, b bench) {
+	const long = "t-a-long-prefix-of-sets"
+	temporary := NewSets(b.driver, long).temporary(long)
+	var changes []Change
+	for _, name := range []string{"t-a", "t-a2", "inet6:t-a", long, temporary, "t-foreign", "t-a-long-prefix-"} {
+		changes = append(changes, create(name, ipv4(HashIP)))
+	}
+	if err := errors.Join(b.driver.Apply(changes)...); err != nil {
+		t.Fatal(err)
+	}
+	release := b.use(t, "t-a2")
+	removed, err := Remove(b.driver, "t-a2", "inet6:t-a", long)
+	if failed := SetErrors(err); len(failed) != 1 || !errors.Is(failed["t-a2"], ErrInUse) {
+		t.Errorf("a set in use: %v", err)
+	}
+	if diff := cmp.Diff([]string{"inet6:t-a", long, temporary}, removed); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+	release()
+	if removed, err := Remove(b.driver, "t-a2", "inet6:t-a", long); err != nil || len(removed) != 1 || removed[0] != "t-a2" {
+		t.Errorf("the rest: %q, %v", removed, err)
+	}
+	if removed, err := Remove(b.driver, "t-a2"); err != nil || removed != nil {
+		t.Errorf("nothing left: %q, %v", removed, err)
+	}
+	left, err := b.driver.List("t-", "inet6:")
+	if len(left) != 3 || err != nil {
+		t.Errorf("left: %s, %v", Save(left), err)
 	}
 }

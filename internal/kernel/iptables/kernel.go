@@ -49,12 +49,18 @@ func (h host) open(ctx context.Context, family inet.Family, variant Variant) (*K
 		return nil, err
 	}
 	if variant == Legacy {
-		k.loaded = "/proc/thread-self/net/ip_tables_names"
-		if family == inet.IPv6 {
-			k.loaded = "/proc/thread-self/net/ip6_tables_names"
-		}
+		k.loaded = loadedTables(family)
 	}
 	return k, nil
+}
+
+// loadedTables is the file that lists the legacy variant's tables, those of
+// this thread's network namespace.
+func loadedTables(family inet.Family) string {
+	if family == inet.IPv6 {
+		return "/proc/thread-self/net/ip6_tables_names"
+	}
+	return "/proc/thread-self/net/ip_tables_names"
 }
 
 // Save implements Interface.

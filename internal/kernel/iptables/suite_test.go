@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -207,6 +208,22 @@ func resync(t *testing.T, r *Ruleset, d *counting, repairs, restores int) {
 	}
 }
 
+// remove removes the chains of policy and services from the filter table.
+func remove(t *testing.T, d *counting, want, wantErr string) {
+	t.Helper()
+	removed, err := Remove(t.Context(), d, Filter, append(policy().Prefixes, services().Prefixes...))
+	got := ""
+	for _, line := range removed {
+		got += line + "\n"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+	if text := fmt.Sprint(err); err == nil && wantErr != "" || err != nil && text != wantErr {
+		t.Errorf("error %v, want %q", err, wantErr)
+	}
+}
+
 // foreign changes the filter table as somebody else would.
 func foreign(t *testing.T, d *counting, lines string) {
 	t.Helper()
@@ -325,6 +342,33 @@ var rulesetCases = []struct {
 		expectTable(t, d, Filter, filterTable(strings.Replace(bothOwners,
 			"-A KUBE-POD-FW-A", "-A FORWARD -i docker0 -j ACCEPT\n-A KUBE-POD-FW-A", 1)))
 		resync(t, r, d, 0, 0)
+	}},
+	{"removal takes what has the prefixes, and what leads there", func(t *testing.T, d *counting, r *Ruleset) {
+		const others = ":KUBE-ROUTER-MINE - [0:0]\n-A FORWARD -j KUBE-ROUTER-MINE\n-A KUBE-ROUTER-MINE -j RETURN\n"
+		foreign(t, d, others)
+		change(t, r, d, policy("-j ACCEPT"), 3, 1)
+		change(t, r, d, services("-j RETURN"), 3, 1)
+		foreign(t, d, ":KUBE-POD-FW-OLD - [0:0]\n-A KUBE-POD-FW-OLD -j KUBE-POD-FW-A\n-A OUTPUT -o eth7 -j KUBE-POD-FW-OLD\n")
+		remove(t, d, `rule -A INPUT -j KUBE-ROUTER-SERVICES
+rule -A FORWARD -j KUBE-ROUTER-SERVICES
+rule -A FORWARD -j KUBE-ROUTER-FORWARD
+rule -A OUTPUT -o eth7 -j KUBE-POD-FW-OLD
+chain KUBE-POD-FW-A
+chain KUBE-POD-FW-OLD
+chain KUBE-ROUTER-FORWARD
+chain KUBE-ROUTER-SERVICES
+`, "")
+		expectTable(t, d, Filter, filterTable(others))
+		remove(t, d, "", "")
+	}},
+	{"removal names who keeps a chain", func(t *testing.T, d *counting, r *Ruleset) {
+		change(t, r, d, policy("-j ACCEPT"), 3, 1)
+		foreign(t, d, ":MINE - [0:0]\n-A MINE -j KUBE-POD-FW-A\n")
+		const complaint = "chain KUBE-POD-FW-A stays, empty, because a rule of chain MINE leads to it: remove that rule"
+		remove(t, d, "rule -A FORWARD -j KUBE-ROUTER-FORWARD\nchain KUBE-ROUTER-FORWARD\n", complaint)
+		remove(t, d, "", complaint)
+		foreign(t, d, "-F MINE\n")
+		remove(t, d, "chain KUBE-POD-FW-A\n", "")
 	}},
 	{"a chain that vanished comes back with the next change", func(t *testing.T, d *counting, r *Ruleset) {
 		change(t, r, d, policy("-j ACCEPT"), 3, 1)

@@ -52,6 +52,8 @@ func suite(t *testing.T, fresh func(t *testing.T) system) {
 		{"options of schedulers", testSchedFlags},
 		{"connections of real servers that have none", testNoConnections},
 		{"timeouts", testTimeouts},
+		{"timeouts are put back", testRestoreTimeouts},
+		{"removal of what is owned", testRemove},
 		{"a batch larger than a datagram", testLargeBatch},
 		{"servers keep their state through a restart", testServersAdopt},
 		{"a changed server has a real server at every step", testServersOrder},

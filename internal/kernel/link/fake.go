@@ -8,10 +8,14 @@ import (
 	"sync"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // Fake is an Interface in memory. It is safe for concurrent use.
 type Fake struct {
+	// Record is as Kernel has it.
+	Record *record.File
+
 	mu      sync.Mutex
 	links   []*fakeLink // in the order of their indexes
 	index   int
@@ -150,6 +154,7 @@ func (f *Fake) EnsureLinkDown(name string) error {
 	if l := f.byName(name); l != nil && l.up {
 		l.up = false
 		f.changes++
+		return f.Record.Forget(upEntry + name)
 	}
 	return nil
 }
@@ -169,6 +174,7 @@ func (f *Fake) EnsureFallbackTunnel(family inet.Family) (changed bool, err error
 	if l.up {
 		return false, nil
 	}
+	f.Record.Note(map[string]record.Entry{upEntry + t.name: {Before: "down", Set: "up"}})
 	l.up = true
 	f.changes++
 	return true, nil
@@ -197,6 +203,7 @@ func (f *Fake) EnsureHairpin(networks []netip.Prefix) (changed int, err error) {
 	bridges := bridgesIn(addrs, networks)
 	for _, l := range f.links {
 		if b := f.byName(l.bridge); b != nil && bridges[b.Index] && !l.hairpin {
+			f.Record.Note(map[string]record.Entry{hairpinEntry + l.Name: {Before: "off", Set: "on"}})
 			l.hairpin = true
 			changed++
 			f.changes++

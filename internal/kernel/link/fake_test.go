@@ -4,11 +4,14 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 func TestFake(t *testing.T) {
 	suite(t, freshFake)
 	testTunnels(t, freshFake)
+	t.Run("a tunnel is put back", func(t *testing.T) { testRestoreTunnel(t, freshFake(t)) })
 }
 
 func freshFake(*testing.T) system {
@@ -25,6 +28,7 @@ func freshFake(*testing.T) system {
 		setDown: f.SetDown,
 		addPort: f.AddPort,
 		hairpin: f.Hairpin,
+		record:  func(r *record.File) { f.Record = r },
 		state: func(name string) string {
 			for line := range strings.Lines(f.String()) {
 				if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {

@@ -11,11 +11,17 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // Kernel is the links of the network namespace in which it was opened. It is
 // safe for concurrent use.
 type Kernel struct {
+	// Record keeps what links were before EnsureFallbackTunnel and EnsureHairpin
+	// changed them. It is set before first use, or nil.
+	Record *record.File
+
 	handle *netlink.Handle
 
 	mu      sync.Mutex
@@ -123,7 +129,7 @@ func (k *Kernel) EnsureLinkDown(name string) error {
 	if err := k.handle.LinkSetDown(link); err != nil {
 		return fmt.Errorf("ip link set %s down: %w", name, err)
 	}
-	return nil
+	return k.Record.Forget(upEntry + name)
 }
 
 // dumpAttempts is how often a dump is repeated that changes interrupted, as

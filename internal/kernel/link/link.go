@@ -9,10 +9,15 @@ import (
 	"net/netip"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // ErrNotFound means that there is no such link, or none with that address.
 var ErrNotFound = errors.New("no such link")
+
+// ErrInUse means that a bridge has ports: links of Pods, which would lose their
+// network with it.
+var ErrInUse = errors.New("the bridge has ports")
 
 // Addr is an address of a link, with the length of its network.
 type Addr struct {
@@ -49,6 +54,11 @@ type Interface interface {
 	// it came in, and says how many it changed. A port is asked for once: who
 	// takes it out of that mode again means it.
 	EnsureHairpin(networks []netip.Prefix) (changed int, err error)
+	// Delete removes a link if it is of that kind ("bridge", "dummy"), and says
+	// whether it was there. A bridge with ports stays: ErrInUse.
+	Delete(name, kind string) (deleted bool, err error)
+	// Restore puts back what the record tells of links, and says what it did.
+	Restore(*record.File) (done []string, err error)
 	// Addrs returns the addresses of all links, both families, in the order
 	// of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)

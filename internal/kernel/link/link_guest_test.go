@@ -12,6 +12,8 @@ import (
 
 func TestTunnelsOfTheKernel(t *testing.T) { testTunnels(t, freshKernel) }
 
+func TestTunnelOfTheKernelIsPutBack(t *testing.T) { testRestoreTunnel(t, freshKernel(t)) }
+
 func TestNamespaceWithoutFallbackTunnels(t *testing.T) {
 	nstest.Run(t, "sysctl", "-w", "net.core.fb_tunnels_only_for_init_net=1")
 	t.Cleanup(func() { nstest.Run(t, "sysctl", "-w", "net.core.fb_tunnels_only_for_init_net=0") })

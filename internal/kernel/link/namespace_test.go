@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 func freshKernel(t *testing.T) system {
@@ -26,7 +27,12 @@ func freshKernel(t *testing.T) system {
 		addLink:   func(name string, mtu int, addrs ...string) { addLink(t, name, mtu, addrs) },
 		setDown:   func(name string) { nstest.Run(t, "ip", "link", "set", name, "down") },
 		state:     func(name string) string { return state(t, name) },
+		record:    func(r *record.File) { k.Record = r },
 		addPort: func(bridge, name string) {
+			if bridge == "" {
+				nstest.Run(t, "ip", "link", "set", name, "nomaster")
+				return
+			}
 			nstest.Run(t, "ip", "link", "set", name, "master", bridge)
 		},
 		hairpin: func(name string) bool {

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // system is an implementation under test, with ways to change and see it that
@@ -20,6 +24,7 @@ type system struct {
 	state   func(name string) string // "kube-bridge bridge mtu 1500 up"
 	addPort func(bridge, name string)
 	hairpin func(name string) bool
+	record  func(*record.File)
 }
 
 // suite holds fake and kernel to the same behaviour.
@@ -35,6 +40,8 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"a link is set up", testUp},
 		{"a link is set down", testDown},
 		{"ports of the pods' bridge reflect, others do not", testHairpin},
+		{"what was changed is put back", testRestore},
+		{"only a link of its kind without ports goes", testDelete},
 		{"addresses of all links", testAddrs},
 		{"the link that holds an address", testFind},
 	} {
@@ -230,6 +237,84 @@ func testHairpin(t *testing.T, s system) {
 	for name, want := range map[string]bool{"v0": true, "v1": true, "v2": false} {
 		if s.hairpin(name) != want {
 			t.Errorf("%s in hairpin mode: %t, want %t", name, !want, want)
+		}
+	}
+}
+
+// openRecord is a record as the next run of the agent, or clean-up, sees it.
+func openRecord(path string) *record.File { return record.Open(path, slog.New(slog.DiscardHandler)) }
+
+func (s system) restore(t *testing.T, r *record.File, want ...string) {
+	t.Helper()
+	done, err := s.Restore(r)
+	if err != nil || !slices.Equal(done, want) {
+		t.Errorf("Restore = %q, %v, want %q", done, err, want)
+	}
+}
+
+func testRestore(t *testing.T, s system) {
+	path := filepath.Join(t.TempDir(), "before.json")
+	s.record(openRecord(path))
+	s.ensure(t, 1500, true, "kube-bridge bridge mtu 1500 up")
+	s.addLink(bridge, 1500, "10.244.1.1/24")
+	for _, name := range []string{"v0", "v1"} {
+		s.addLink(name, 1500)
+		s.addPort(bridge, name)
+	}
+	if changed, err := s.EnsureHairpin([]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}); changed != 2 || err != nil {
+		t.Fatalf("changed %d, %v", changed, err)
+	}
+	r := openRecord(path)
+	r.Note(map[string]record.Entry{hairpinEntry + "gone": {Before: "off", Set: "on"}})
+	s.restore(t, r, "v0 hairpin off", "v1 hairpin off")
+	s.restore(t, openRecord(path))
+	if s.hairpin("v0") || s.hairpin("v1") {
+		t.Error("ports are still in hairpin mode")
+	}
+}
+
+// testRestoreTunnel needs the kernel's tunnel modules. A tunnel that somebody
+// else had set up stays up.
+func testRestoreTunnel(t *testing.T, s system) {
+	path := filepath.Join(t.TempDir(), "before.json")
+	s.record(openRecord(path))
+	ensure := func() {
+		t.Helper()
+		if _, err := s.EnsureFallbackTunnel(inet.IPv4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ensure()
+	ensure()
+	s.restore(t, openRecord(path), "tunl0 down")
+	if got := s.state("tunl0"); got != "tunl0 ipip mtu 1480 down" {
+		t.Errorf("state %q", got)
+	}
+	if err := s.EnsureLinkUp("tunl0"); err != nil {
+		t.Fatal(err)
+	}
+	s.record(openRecord(path))
+	ensure()
+	s.restore(t, openRecord(path))
+	if got := s.state("tunl0"); got != "tunl0 ipip mtu 1480 up" {
+		t.Errorf("state %q", got)
+	}
+}
+
+func testDelete(t *testing.T, s system) {
+	s.ensure(t, 1500, true, "kube-bridge bridge mtu 1500 up")
+	s.addLink("v0", 1500)
+	s.addPort(bridge, "v0")
+	if deleted, err := s.Delete(bridge, "bridge"); deleted || !errors.Is(err, ErrInUse) || !strings.Contains(fmt.Sprint(err), "v0") {
+		t.Errorf("a bridge with a port: %t, %v", deleted, err)
+	}
+	if deleted, err := s.Delete("v0", "dummy"); deleted || err != nil {
+		t.Errorf("another kind: %t, %v", deleted, err)
+	}
+	s.addPort("", "v0")
+	for _, want := range []bool{true, false} {
+		if deleted, err := s.Delete(bridge, "bridge"); deleted != want || err != nil {
+			t.Errorf("deleted %t, %v, want %t", deleted, err, want)
 		}
 	}
 }

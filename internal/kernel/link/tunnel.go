@@ -7,6 +7,7 @@ import (
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 )
 
 // fallback is a tunnel that the kernel makes in every network namespace as it
@@ -53,6 +54,7 @@ func (k *Kernel) EnsureFallbackTunnel(f inet.Family) (changed bool, err error) {
 	if link.Attrs().Flags&net.FlagUp != 0 {
 		return false, nil
 	}
+	k.Record.Note(map[string]record.Entry{upEntry + t.name: {Before: "down", Set: "up"}})
 	if err := k.handle.LinkSetUp(link); err != nil {
 		return false, fmt.Errorf("ip link set %s up: %w", t.name, err)
 	}

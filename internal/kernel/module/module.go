@@ -15,8 +15,13 @@ import (
 // Load loads the modules that are neither loaded nor built in, with modprobe
 // (8), which finds them under /lib/modules of the running kernel. The error
 // names those that are still missing.
-func Load(names ...string) error {
-	return host{proc: "/proc", sys: "/sys", modules: "/lib/modules", release: release(), modprobe: modprobe}.load(names)
+func Load(names ...string) error { return thisHost().load(names) }
+
+// Present says whether a module is loaded or built in, without loading it.
+func Present(name string) bool { return thisHost().present(name) }
+
+func thisHost() host {
+	return host{proc: "/proc", sys: "/sys", modules: "/lib/modules", release: release(), modprobe: modprobe}
 }
 
 // host is where the kernel tells about modules.

@@ -128,11 +128,20 @@ func Text(routes map[Key]Route) string {
 
 // List implements Interface.
 func (f *Fake) List(table int) (map[Key]Route, error) {
+	return f.list(func(k Key) bool { return k.Table == table })
+}
+
+// ListAll implements Interface.
+func (f *Fake) ListAll() (map[Key]Route, error) {
+	return f.list(func(Key) bool { return true })
+}
+
+func (f *Fake) list(wanted func(Key) bool) (map[Key]Route, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	routes := map[Key]Route{}
 	for key, r := range f.routes {
-		if key.Table == table {
+		if wanted(key) {
 			r.NextHops = slices.Clone(r.NextHops)
 			routes[key] = r
 		}

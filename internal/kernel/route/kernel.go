@@ -55,9 +55,29 @@ func (k *Kernel) Close() {
 func (k *Kernel) List(table int) (map[Key]Route, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	list, err := k.dump(table, Protocol)
+	routes, err := k.list(table)
 	if err != nil {
 		return nil, fmt.Errorf("ip route show table %d proto %d: %w", table, Protocol, err)
+	}
+	k.remember(table, routes)
+	return routes, nil
+}
+
+// ListAll implements Interface.
+func (k *Kernel) ListAll() (map[Key]Route, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	routes, err := k.list(unix.RT_TABLE_UNSPEC)
+	if err != nil {
+		return nil, fmt.Errorf("ip route show table all proto %d: %w", Protocol, err)
+	}
+	return routes, nil
+}
+
+func (k *Kernel) list(table int) (map[Key]Route, error) {
+	list, err := k.dump(table, Protocol)
+	if err != nil {
+		return nil, err
 	}
 	names, err := k.linkNames(list)
 	if err != nil {
@@ -69,7 +89,6 @@ func (k *Kernel) List(table int) (map[Key]Route, error) {
 			routes[r.Key] = r
 		}
 	}
-	k.remember(table, routes)
 	return routes, nil
 }
 

@@ -70,6 +70,8 @@ var ErrForeign = errors.New("a route of another owner has the same destination")
 type Interface interface {
 	// List returns our routes of one table, both families.
 	List(table int) (map[Key]Route, error)
+	// ListAll returns our routes of all tables.
+	ListAll() (map[Key]Route, error)
 	// Apply carries the changes out in order, many a message, and returns one
 	// error a change, nil where it took effect. A failed change does not stop
 	// those after it. A route is added, or the one with its Key changed in one

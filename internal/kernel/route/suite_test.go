@@ -62,6 +62,7 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"replacement in every direction", testReplace},
 		{"another table", testTable},
 		{"removal", testDelete},
+		{"removal of all, from every table", testRemove},
 		{"refusals", testRefusals},
 		{"routes of others stay", testForeign},
 		{"our route that another owner took over", testTakenOver},
@@ -210,6 +211,32 @@ func testDelete(t *testing.T, s system) {
 		}
 		s.want(t, Main, "")
 		s.want(t, Local, "")
+	}
+}
+
+func testRemove(t *testing.T, s system) {
+	s.foreign(key("10.244.9.0/24"), "192.168.66.99")
+	ours := []Route{
+		via("10.244.2.0/24", "192.168.66.12@v0"),
+		via("10.244.4.0/24", "192.168.66.14@v0", "192.168.67.14@v1"),
+		via("fd00:244:4::/64", "fd00:66::14@v0", "fd00:67::14@v1"),
+		via("192.168.66.12/32", "@v0"),
+		local("10.96.0.10/32", "lo").from("10.96.255.1"),
+	}
+	ours[3].Table = 77
+	s.replace(t, ours...)
+	removed, err := Remove(s)
+	if len(removed) != len(ours) || err != nil {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	for _, table := range []int{Main, Local, 77} {
+		s.want(t, table, "")
+	}
+	if removed, err := Remove(s); removed != nil || err != nil {
+		t.Errorf("again: removed %v, %v", removed, err)
+	}
+	if err := s.Replace(via("10.244.9.0/24", "192.168.66.12")); !errors.Is(err, ErrForeign) {
+		t.Errorf("the route of somebody else has gone: %v", err)
 	}
 }
 

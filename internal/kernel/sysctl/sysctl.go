@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +24,9 @@ type Interface interface {
 	Get(name string) (string, error)
 	// Set writes a value if it is another one, and says whether it was.
 	Set(name, value string) (changed bool, err error)
+	// Names returns the parameters whose names match a pattern of path.Match,
+	// such as "net/ipv4/conf/*/forwarding".
+	Names(pattern string) []string
 }
 
 // Kernel is the parameters in a directory.
@@ -67,6 +72,15 @@ func (k Kernel) Set(name, value string) (changed bool, err error) {
 		return false, setError(name, have, value, err)
 	}
 	return true, nil
+}
+
+// Names implements Interface.
+func (k Kernel) Names(pattern string) []string {
+	if !fs.ValidPath(pattern) {
+		return nil
+	}
+	names, _ := fs.Glob(os.DirFS(k.root), pattern)
+	return names
 }
 
 // same compares values, lists of values with any white space between them.
@@ -149,6 +163,20 @@ func (f *Fake) Get(name string) (string, error) {
 	return value, nil
 }
 
+// Names implements Interface.
+func (f *Fake) Names(pattern string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var names []string
+	for name := range f.values {
+		if ok, _ := path.Match(pattern, name); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Set implements Interface.
 func (f *Fake) Set(name, value string) (changed bool, err error) {
 	have, err := f.Get(name)
@@ -164,6 +192,13 @@ func (f *Fake) Set(name, value string) (changed bool, err error) {
 		return false, setError(name, have, value, syscall.EROFS)
 	}
 	f.values[name] = value
+	for _, e := range effectsOf(name) {
+		for n := range f.values {
+			if e.on(n) && !e.unsure {
+				f.values[n] = e.value(value)
+			}
+		}
+	}
 	f.changes++
 	return true, nil
 }

@@ -1,0 +1,20 @@
+package app
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/kube-router/kube-router/internal/cleanup"
+	"github.com/kube-router/kube-router/internal/config"
+	"github.com/kube-router/kube-router/internal/kernel/record"
+)
+
+// CleanUp removes everything that the agent has made on this node, and writes
+// a line for each thing. Its error says that something is left.
+func CleanUp(ctx context.Context, cfg config.Config, out io.Writer) error {
+	return cleanup.Run(ctx, cleanup.Options{
+		Excluded: cfg.Services.ExcludedCIDRs, CNIFile: cfg.CNI.File,
+		Record: record.Open(cfg.RecordFile, slog.New(slog.DiscardHandler)), HealthAddress: cfg.HealthAddress,
+	}, out)
+}
