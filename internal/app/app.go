@@ -47,6 +47,10 @@ type agent struct {
 	parts   []part
 }
 
+func newAgent(cfg config.Config, log *slog.Logger, version string) *agent {
+	return &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
+}
+
 // Run runs the agent until ctx ends. Whatever is missing, it waits for and
 // says so; its error is for what waiting cannot mend.
 func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer) error {
@@ -57,7 +61,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 	}
 	debug.SetGCPercent(gcPercent)
 	watch.RouteKlog(log)
-	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
+	a := newAgent(cfg, log, version)
 	err := a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		log.Info("kube-router stops; what it programmed stays in force")
@@ -98,7 +102,7 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 	start("health", a.server().Run)
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
-			start(p.name, p.controller.Run)
+			start(p.name, p.Run)
 		}
 		all.Go(func() { a.settle(ctx) })
 		<-ctx.Done()
@@ -122,7 +126,7 @@ func (a *agent) prepare(ctx context.Context, kernel drivers) error {
 func (a *agent) settle(ctx context.Context) {
 	for _, p := range a.parts {
 		select {
-		case <-p.controller.Ready():
+		case <-p.Ready():
 		case <-ctx.Done():
 			return
 		}
