@@ -14,11 +14,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/admin"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/health"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/lbipam"
+	"github.com/kube-router/kube-router/internal/policy"
+	"github.com/kube-router/kube-router/internal/routes"
+	"github.com/kube-router/kube-router/internal/services"
 )
 
 // The names of the controllers in logs, health and metrics.
@@ -44,11 +49,22 @@ type agent struct {
 	version string
 	feeds   *cluster.Feeds
 	metrics *health.Metrics
+	local   *admin.Server
+	started time.Time
 	parts   []part
+
+	// The controllers that run; nil are those that do not.
+	router   *routes.Controller
+	proxy    *services.Controller
+	firewall *policy.Controller
+	balancer *lbipam.Controller
 }
 
 func newAgent(cfg config.Config, log *slog.Logger, version string) *agent {
-	return &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
+	return &agent{
+		cfg: cfg, log: log, version: version, started: time.Now(),
+		feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log), local: admin.NewServer(cfg.Socket, log),
+	}
 }
 
 // Run runs the agent until ctx ends. Whatever is missing, it waits for and
@@ -82,6 +98,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	a.build(kernel, client)
+	a.show(client)
 	return a.runAll(ctx, client, kernel)
 }
 
@@ -100,6 +117,7 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 	}
 	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
 	start("health", a.server().Run)
+	start("local socket", a.local.Run)
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
 			start(p.name, p.Run)

@@ -94,6 +94,7 @@ func (a *agent) routes(d drivers, client *watch.Client) part {
 		}
 		return up
 	})
+	a.router = c
 	return part{routesName, c}
 }
 
@@ -119,6 +120,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		s := c.Status()
 		return s.IPVS, s.VirtualServers
 	})
+	a.proxy = c
 	return part{servicesName, c}
 }
 
@@ -155,6 +157,7 @@ func (a *agent) policy(d drivers) part {
 		}
 		return count
 	})
+	a.firewall = c
 	return part{policyName, c}
 }
 
@@ -183,5 +186,6 @@ func (a *agent) loadBalancer(client *watch.Client) part {
 		Namespace: cfg.LoadBalancer.Namespace, Identity: cfg.LoadBalancer.Identity,
 		SyncPeriod: cfg.LoadBalancer.SyncPeriod, Synced: a.synced(loadBalancerName),
 	}, a.feeds, client, client.Events(), a.log)
+	a.balancer = c
 	return part{loadBalancerName, c}
 }

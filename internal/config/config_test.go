@@ -26,6 +26,7 @@ func defaults() Config {
 		NodeName:      "node-1",
 		EnableIPv4:    true,
 		HealthAddress: "127.0.0.1:20244",
+		Socket:        "/run/kube-router/kube-router.sock",
 		BGP: BGP{
 			ASN: 64512, NodesFullMesh: true, Port: 179,
 			GracefulRestartTime: 90 * time.Second,
