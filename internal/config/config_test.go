@@ -236,7 +236,7 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	usage := Usage()
+	usage := Usage("COMMANDS\n    some\n")
 	for line := range strings.Lines(usage) {
 		if len(strings.TrimSuffix(line, "\n")) > columns {
 			t.Errorf("wider than %d columns: %s", columns, line)
