@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/admin"
+	"github.com/kube-router/kube-router/internal/advice"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cluster/watch"
 	"github.com/kube-router/kube-router/internal/config"
@@ -52,6 +53,7 @@ type agent struct {
 	local   *admin.Server
 	started time.Time
 	parts   []part
+	advisor *advice.Advisor // nil where there is nothing to advise on
 
 	// The controllers that run; nil are those that do not.
 	router   *routes.Controller
@@ -121,6 +123,9 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
 			start(p.name, p.Run)
+		}
+		if a.advisor != nil {
+			start("advice", a.advisor.Run)
 		}
 		all.Go(func() { a.settle(ctx) })
 		<-ctx.Done()

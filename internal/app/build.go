@@ -62,6 +62,7 @@ func (a *agent) build(d drivers, client *watch.Client) {
 	if a.cfg.RunLoadBalancer {
 		a.parts = append(a.parts, a.loadBalancer(client))
 	}
+	a.advise(d, client.Events())
 	for _, p := range a.parts {
 		a.metrics.AddObjects(p.name, p.Counts)
 		a.metrics.AddPending(p.name, p.Work)

@@ -52,7 +52,7 @@ func convert[T, U any](list []T, one func(T) U) []U {
 // status is the agent on one screen. A controller that hangs is not asked for
 // more than what it tells without help.
 func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
-	s := admin.Status{Version: a.version, Node: a.cfg.NodeName, Started: a.started, Wrong: []string{}, Peers: []admin.Peer{}, Advice: []admin.Advice{}}
+	s := admin.Status{Version: a.version, Node: a.cfg.NodeName, Started: a.started, Wrong: []string{}, Peers: []admin.Peer{}}
 	s.APIServer.URL = client.Server()
 	s.APIServer.Lost, s.APIServer.Reason = client.Outage()
 	if lost := s.APIServer.Lost; !lost.IsZero() {
@@ -72,6 +72,9 @@ func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
 			s.Wrong = append(s.Wrong, fmt.Sprintf("no BGP session with %s (%s): %s", p.Address, cmp.Or(p.Node, "no node"), cmp.Or(p.LastError, p.State)))
 		}
 	}
+	stuck := slices.ContainsFunc(s.Controllers, func(c admin.Controller) bool { return c.State == admin.Stuck })
+	advice, wrong := a.given(ctx, !stuck)
+	s.Advice, s.Wrong = advice, append(s.Wrong, wrong...)
 	return s
 }
 
