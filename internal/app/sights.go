@@ -183,11 +183,8 @@ func (s *sights) seeSelfCalls(f *advice.Facts) {
 	seen := map[advice.SelfCall]bool{}
 	for _, family := range s.cfg.Families() {
 		err := s.flows(family, func(e conntrack.Entry) {
-			from, to := e.From.Addr(), e.To.Addr()
-			if from == to || e.ReplyFrom.Addr() != from || e.ReplyTo.Addr() != from {
-				return
-			}
-			if call := (advice.SelfCall{Pod: from, Service: e.To}); len(seen) < mostSelfCalls && !seen[call] {
+			call := advice.SelfCall{Pod: e.From.Addr(), Service: e.To}
+			if e.SelfCall() && len(seen) < mostSelfCalls && !seen[call] {
 				seen[call] = true
 				f.SelfCalls = append(f.SelfCalls, call)
 			}
