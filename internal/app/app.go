@@ -89,6 +89,11 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 }
 
 func (a *agent) run(ctx context.Context) error {
+	var local sync.WaitGroup
+	defer local.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	local.Go(func() { _ = a.local.Run(ctx) })
 	client, err := retry(ctx, a.log, "a way to the API server", a.openClient)
 	if err != nil {
 		return err
@@ -119,7 +124,6 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 	}
 	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
 	start("health", a.server().Run)
-	start("local socket", a.local.Run)
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
 			start(p.name, p.Run)

@@ -65,12 +65,17 @@ func (a *agent) ready(p part) (bool, string) {
 // waiting says why a controller is not ready.
 func (a *agent) waiting(p part) string {
 	if lists := a.feeds.Waiting(); len(lists) > 0 {
-		return "waiting for the API server's list of " + strings.Join(lists, ", ")
+		return waitingForLists(lists)
 	}
 	for _, work := range p.Work() {
 		return work.String()
 	}
 	return "programming the kernel"
+}
+
+// waitingForLists says that no controller has begun.
+func waitingForLists(lists []string) string {
+	return "waiting for the API server's list of " + strings.Join(lists, ", ")
 }
 
 // ready says whether a part has programmed everything once.

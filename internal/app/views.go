@@ -56,13 +56,19 @@ func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
 	s.APIServer.URL = client.Server()
 	s.APIServer.Lost, s.APIServer.Reason = client.Outage()
 	if lost := s.APIServer.Lost; !lost.IsZero() {
-		s.Wrong = append(s.Wrong, fmt.Sprintf("the API server %s does not answer since %s: %s; what is programmed stays in force",
-			s.APIServer.URL, lost.Format(time.TimeOnly), s.APIServer.Reason))
+		s.Wrong = append(s.Wrong, fmt.Sprintf("the API server %s has not answered for %s: %s; what is programmed stays in force",
+			s.APIServer.URL, time.Since(lost).Round(time.Second), s.APIServer.Reason))
+	}
+	lists := a.feeds.Waiting()
+	if len(lists) > 0 {
+		s.Wrong = append(s.Wrong, "this run of the agent has programmed nothing yet: "+waitingForLists(lists))
 	}
 	for _, name := range [...]string{routesName, servicesName, policyName, loadBalancerName} {
 		c, wrong := a.controller(name)
 		s.Controllers = append(s.Controllers, c)
-		s.Wrong = append(s.Wrong, wrong...)
+		if len(lists) == 0 || c.State == admin.Stuck {
+			s.Wrong = append(s.Wrong, wrong...)
+		}
 		if name == routesName && a.router != nil && c.State != admin.Stuck {
 			s.Peers = a.listPeers()
 		}

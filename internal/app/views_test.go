@@ -1,12 +1,17 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/kube-router/kube-router/internal/admin"
+	"github.com/kube-router/kube-router/internal/advice"
+	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -51,5 +56,39 @@ func TestStatusIsBounded(t *testing.T) {
 	a.parts = []part{{"services", s}}
 	if got, _ := a.controller("services"); got.PendingCount != 5000 || len(got.Pending) != mostPending {
 		t.Errorf("%d pending, %d listed", got.PendingCount, len(got.Pending))
+	}
+}
+
+// The whole status: who is off, what is wrong, and advice.
+func TestStatus(t *testing.T) {
+	a := testAgent(t, "--run-firewall=false")
+	client, err := a.openClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.build(drivers{}, client)
+	a.advisor = advice.NewAdvisor(func(context.Context) advice.Facts {
+		return advice.Facts{ServiceProxy: true, NoIPVS: "the kernel has no IPVS", Router: true, NoGracefulRestart: true}
+	}, func() *cluster.Meta { return nil }, nil, a.log)
+	s := a.status(t.Context(), client)
+	want := []string{
+		"this run of the agent has programmed nothing yet: waiting for the API server's list of nodes, services, endpointslices",
+		"IPVSMissing: see the advice below",
+	}
+	if d := cmp.Diff(want, s.Wrong); d != "" {
+		t.Error(d)
+	}
+	var states []string
+	for _, c := range s.Controllers {
+		states = append(states, c.Name+" "+c.State)
+	}
+	if got := strings.Join(states, ", "); got != "routes starting, services starting, policy off, loadbalancer off" {
+		t.Errorf("controllers: %s", got)
+	}
+	if len(s.Advice) != 2 || s.Advice[0].Severity != "warning" || s.Advice[1].Reason != "GracefulRestartOff" {
+		t.Errorf("advice: %+v", s.Advice)
+	}
+	if s.Node != "node1" || s.APIServer.URL != "https://127.0.0.1:1" || s.Peers == nil {
+		t.Errorf("%+v", s)
 	}
 }

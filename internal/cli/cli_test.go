@@ -72,9 +72,9 @@ kube-router v3.0.0 on node1, up 3h12m
 all is well
 
 CONTROLLER    STATE    LAST SYNC  PENDING  IN THE KERNEL
-routes        running  12s ago    0        2 of 2 routes
-services      running  3s ago     0        120 of 120 services, 340 of 340 virt…
-policy        running  4m0s ago   0        12 of 12 policies, 7 of 7 pods
+routes        running  12s ago    0        2 routes
+services      running  3s ago     0        120 services, 340 virtual servers
+policy        running  4m0s ago   0        12 policies, 7 pods
 loadbalancer  off                          turned off by its flag
 
 BGP PEERS, 2 of 2 up
@@ -90,9 +90,9 @@ wrr: no such file or directory (the kernel has no scheduler "wrr": load it with
 modprobe ip_vs_wrr)
 
 CONTROLLER    STATE     LAST SYNC  PENDING  IN THE KERNEL
-routes        running   12s ago    0        2 of 2 routes
-services      running   3s ago     1        119 of 120 services, 340 of 340 vir…
-policy        starting  4m0s ago   0        12 of 12 policies, 7 of 7 pods
+routes        running   12s ago    0        2 routes
+services      running   3s ago     1        119 of 120 services, 340 virtual se…
+policy        starting  4m0s ago   0        12 policies, 7 pods
 loadbalancer  off                           turned off by its flag
 
 PENDING

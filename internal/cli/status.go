@@ -78,7 +78,11 @@ func (c *command) controllers(s admin.Status) table {
 	for _, x := range s.Controllers {
 		var objects []string
 		for _, o := range x.Objects {
-			objects = append(objects, fmt.Sprintf("%d of %d %s", o.Programmed, o.Desired, strings.ReplaceAll(o.Kind, "_", " ")))
+			count := fmt.Sprintf("%d of %d", o.Programmed, o.Desired)
+			if o.Programmed == o.Desired {
+				count = fmt.Sprint(o.Desired)
+			}
+			objects = append(objects, count+" "+strings.ReplaceAll(o.Kind, "_", " "))
 		}
 		last, pending := age(x.LastSync, c.now), fmt.Sprint(x.PendingCount)
 		if !x.LastSync.IsZero() {
