@@ -18,12 +18,17 @@ func (c *Controller) Progress() reconcile.Progress {
 	return p
 }
 
-// Work is what is not done, longest first.
+// Work is what is not done, longest first: "service default/web".
 func (c *Controller) Work() []reconcile.Work {
-	if t := c.leading(); t != nil {
-		return t.queue.Work()
+	t := c.leading()
+	if t == nil {
+		return nil
 	}
-	return nil
+	work := t.queue.Work()
+	for i := range work {
+		work[i].What = "service " + work[i].What
+	}
+	return work
 }
 
 // Counts are the Services that ask this controller for addresses and those that
