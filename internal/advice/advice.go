@@ -57,9 +57,10 @@ type Facts struct {
 	// ForeignRoutes are other owners' routes to Pods, as ip route shows them.
 	ForeignRoutes []string
 
-	// NoIPVS is why the kernel's IPVS cannot be used, NoScheduler why virtual
-	// servers cannot have their scheduler.
-	NoIPVS, NoScheduler string
+	// NoIPVS says that the kernel has no IPVS, NoScheduler why virtual servers
+	// cannot have their scheduler.
+	NoIPVS      bool
+	NoScheduler string
 
 	ASN uint32
 	// Strangers are routes of another cluster with the same ASN.
@@ -146,8 +147,8 @@ func ipvsMissing(f Facts) string {
 	switch {
 	case !f.ServiceProxy:
 		return ""
-	case f.NoIPVS != "":
-		return "Services do not work on this node: " + f.NoIPVS + ". Load the modules on the host, 'modprobe -a ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh', " +
+	case f.NoIPVS:
+		return "Services do not work on this node: the kernel has no IPVS. Load the modules on the host, 'modprobe -a ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh', " +
 			"and name them in /etc/modules-load.d/ipvs.conf for the next boot; the agent goes on by itself."
 	case f.NoScheduler != "":
 		return "some Services do not work on this node, because the kernel lacks their scheduler: " + f.NoScheduler + ". Load its module on the host, 'modprobe ip_vs_<scheduler>', " +

@@ -40,8 +40,8 @@ func TestCheck(t *testing.T) {
 			Advice{"KubeProxyRulesLeft", Warning, "kube-proxy does not run here any more, but left the rules of chain KUBE-SERVICES in the IPv4 table nat: " +
 				"these rules go on translating Services to the endpoints of that time. Run 'kube-proxy --cleanup' on this node, or restart the node."},
 			func(f *Facts) { f.ServiceProxy = false }},
-		{"no IPVS", func(f *Facts) { f.NoIPVS = "the kernel has no IPVS: load it with modprobe ip_vs" },
-			Advice{"IPVSMissing", Warning, "Services do not work on this node: the kernel has no IPVS: load it with modprobe ip_vs. Load the modules on the host, " +
+		{"no IPVS", func(f *Facts) { f.NoIPVS = true },
+			Advice{"IPVSMissing", Warning, "Services do not work on this node: the kernel has no IPVS. Load the modules on the host, " +
 				"'modprobe -a ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh', and name them in /etc/modules-load.d/ipvs.conf for the next boot; the agent goes on by itself."},
 			func(f *Facts) { f.ServiceProxy = false }},
 		{"no scheduler", func(f *Facts) { f.NoScheduler = `ipvsadm -A: no such file (the kernel has no scheduler "wrr")` },

@@ -9,9 +9,12 @@ import (
 	"github.com/kube-router/kube-router/internal/cluster"
 )
 
-// Reason for the pace: the facts cost a read of the connections and a run of
+// The pace. The facts cost a read of the connections and a run of
 // iptables-save.
 const (
+	// begin is when the first look is due: by then the controllers have tried
+	// everything once.
+	begin  = 10 * time.Second
 	period = 5 * time.Minute
 	// fresh is how old the facts may be that somebody looks at.
 	fresh = 15 * time.Second
@@ -47,17 +50,18 @@ func NewAdvisor(facts func(context.Context) Facts, node func() *cluster.Meta, ev
 	return &Advisor{facts: facts, node: node, events: events, log: log, reported: map[string]time.Time{}}
 }
 
-// Run looks at once and then each period, until ctx ends.
+// Run looks soon and then each period, until ctx ends.
 func (a *Advisor) Run(ctx context.Context) error {
-	tick := time.NewTicker(period)
-	defer tick.Stop()
+	next := time.NewTimer(begin)
+	defer next.Stop()
 	for {
-		a.look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next.C:
 		}
+		a.look(ctx)
+		next.Reset(period)
 	}
 }
 

@@ -64,13 +64,14 @@ func TestAdvisorReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrong := right()
 		wrong.NoGracefulRestart = true
-		wrong.NoIPVS = "the kernel has no IPVS"
+		wrong.NoIPVS = true
 		w := newWorld(wrong)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- w.Run(ctx) }()
+		time.Sleep(begin)
 		synctest.Wait()
-		w.expect(t, "at once", "Node node1: IPVSMissing", "Node node1: GracefulRestartOff")
+		w.expect(t, "soon", "Node node1: IPVSMissing", "Node node1: GracefulRestartOff")
 		time.Sleep(59 * time.Minute)
 		w.expect(t, "within the hour")
 		time.Sleep(2 * time.Minute)

@@ -163,9 +163,9 @@ func (s *sights) seeServices(f *advice.Facts) {
 	for _, w := range work {
 		switch {
 		case !available && errors.Is(w.Err, ipvs.ErrUnavailable):
-			f.NoIPVS = w.Err.Error()
+			f.NoIPVS = true
 		case errors.Is(w.Err, ipvs.ErrNoScheduler):
-			f.NoScheduler = w.Err.Error()
+			f.NoScheduler = w.Reason()
 		}
 	}
 	f.DirectNodePorts, f.DirectHairpins = s.directMisuse()

@@ -135,11 +135,7 @@ func failures(name string, work []reconcile.Work) []string {
 }
 
 func pending(w reconcile.Work) admin.Pending {
-	p := admin.Pending{What: w.What, Since: w.Since, Attempts: w.Attempts, Failed: w.Failed()}
-	if w.Err != nil {
-		p.Reason = w.Err.Error()
-	}
-	return p
+	return admin.Pending{What: w.What, Since: w.Since, Attempts: w.Attempts, Reason: w.Reason(), Failed: w.Failed()}
 }
 
 // inKernel is the state of an object of which something may be pending.
@@ -148,11 +144,9 @@ func inKernel(w *reconcile.Work) (state, reason string) {
 	case w == nil:
 		return admin.Programmed, ""
 	case w.Failed():
-		return admin.Failed, w.Err.Error()
-	case w.Err != nil:
-		return admin.Waiting, w.Err.Error()
+		return admin.Failed, w.Reason()
 	}
-	return admin.Waiting, ""
+	return admin.Waiting, w.Reason()
 }
 
 func (a *agent) listPeers() []admin.Peer {

@@ -68,7 +68,7 @@ func TestStatus(t *testing.T) {
 	}
 	a.build(drivers{}, client)
 	a.advisor = advice.NewAdvisor(func(context.Context) advice.Facts {
-		return advice.Facts{ServiceProxy: true, NoIPVS: "the kernel has no IPVS", Router: true, NoGracefulRestart: true}
+		return advice.Facts{ServiceProxy: true, NoIPVS: true, Router: true, NoGracefulRestart: true}
 	}, func() *cluster.Meta { return nil }, nil, a.log)
 	s := a.status(t.Context(), client)
 	want := []string{

@@ -141,6 +141,8 @@ func TestScreenIsOneScreen(t *testing.T) {
 		s.Controllers[1].Pending = append(s.Controllers[1].Pending, s.Controllers[1].Pending[0])
 	}
 	s.Peers[2].Node = strings.Repeat("long-", 40)
+	s.Wrong[0] = strings.Repeat("very wrong ", 100)
+	s.Controllers[1].Pending[0].Reason = strings.Repeat("long story ", 100)
 	s.Controllers[1].PendingCount = 5000
 	got := (&command{now: now}).screen(s)
 	lines := strings.Split(got, "\n")
@@ -311,8 +313,12 @@ shop/db   ingress         db-0, db-1  programmed
 shop/all  ingress,egress  none        unused
 `,
 		"sets": `
-SET               TYPE     FAMILY  ENTRIES  OF       CONTROLLER  STATE
-kube-router-svip  hash:ip  IPv4    120      1048576  services    programmed
+SET               TYPE     ENTRIES  OF       STATE
+kube-router-svip  hash:ip  120      1048576  programmed
+`,
+		"sets -o wide": `
+SET               TYPE     ENTRIES  OF       STATE       FAMILY  CONTROLLER
+kube-router-svip  hash:ip  120      1048576  programmed  IPv4    services
 `,
 	} {
 		t.Run(args, func(t *testing.T) {

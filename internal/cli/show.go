@@ -158,10 +158,16 @@ func (c *command) policies(ctx context.Context) error {
 
 func (c *command) sets(ctx context.Context) error {
 	return ask(ctx, c, "sets", "There are no IP sets yet.", func(sets []admin.Set) table {
-		t := table{row("SET", "TYPE", "FAMILY", "ENTRIES", "OF", "CONTROLLER", "STATE")}
+		t := table{row("SET", "TYPE", "ENTRIES", "OF", "STATE")}
+		if c.output == asWide {
+			t[0] = append(t[0], row("FAMILY", "CONTROLLER")...)
+		}
 		for _, s := range sets {
-			line := row(s.Name, s.Type, s.Family, fmt.Sprint(s.Entries), fmt.Sprint(s.MaxEntries), s.Controller, s.State)
-			line[6].colour = kernelColours[s.State]
+			line := row(s.Name, s.Type, fmt.Sprint(s.Entries), fmt.Sprint(s.MaxEntries), s.State)
+			line[4].colour = kernelColours[s.State]
+			if c.output == asWide {
+				line = append(line, row(s.Family, s.Controller)...)
+			}
 			t = append(t, line)
 		}
 		return t

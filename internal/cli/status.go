@@ -61,7 +61,7 @@ func (c *command) head(b *strings.Builder, s admin.Status) {
 		return
 	}
 	for _, wrong := range s.Wrong[:min(len(s.Wrong), mostWrong)] {
-		b.WriteString(c.paint.paint(strings.TrimRight(wrap("wrong: "+wrong, 0), "\n"), red) + "\n")
+		b.WriteString(c.paint.paint(strings.TrimRight(brief("wrong: "+wrong, 0), "\n"), red) + "\n")
 	}
 	if more := len(s.Wrong) - mostWrong; more > 0 {
 		fmt.Fprintf(b, "and %d more: kube-router status -o json\n", more)
@@ -127,7 +127,7 @@ func (c *command) pending(b *strings.Builder, s admin.Status) {
 		} else {
 			text = fit(printable(text), columns)
 		}
-		b.WriteString(text + "\n" + wrap(p.Reason, 4))
+		b.WriteString(text + "\n" + brief(p.Reason, 4))
 	}
 	if more := total - len(shown); more > 0 {
 		fmt.Fprintf(b, "and %d more: kube-router status -o json\n", more)

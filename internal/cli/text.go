@@ -171,6 +171,19 @@ func wrap(text string, indent int) string {
 	return b.String() + "\n"
 }
 
+// brief is wrap, of a few lines at most.
+func brief(text string, indent int) string {
+	wrapped := strings.SplitAfter(wrap(text, indent), "\n")
+	if len(wrapped) <= fewLines+1 {
+		return strings.Join(wrapped, "")
+	}
+	last := strings.TrimSuffix(wrapped[fewLines-1], "\n")
+	return strings.Join(wrapped[:fewLines-1], "") + fit(last+" …", columns) + "\n"
+}
+
+// fewLines is how long a reason may be where others wait below it.
+const fewLines = 3
+
 // age is how long ago a time was, in two units at most: "3h12m".
 func age(since, now time.Time) string {
 	if since.IsZero() {

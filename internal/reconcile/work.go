@@ -20,7 +20,16 @@ func (w Work) String() string {
 	if w.Err == nil {
 		return w.What
 	}
-	return fmt.Sprintf("%s: %v", w.What, w.Err)
+	return w.What + ": " + w.Reason()
+}
+
+// Reason is what the last attempt failed with, on one line, or empty. Errors
+// that were joined have lines.
+func (w Work) Reason() string {
+	if w.Err == nil {
+		return ""
+	}
+	return strings.ReplaceAll(w.Err.Error(), "\n", "; ")
 }
 
 // Kind is what kind of thing is to be done: "service" of "service default/web".
