@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/kube-router/kube-router/internal/app"
+	"github.com/kube-router/kube-router/internal/cli"
 	"github.com/kube-router/kube-router/internal/config"
 )
 
@@ -29,10 +30,13 @@ const (
 func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
 
 func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
+	if cli.Is(args) {
+		return look(args, stdout, stderr)
+	}
 	cfg, err := config.Parse(args, env)
 	switch {
 	case errors.Is(err, config.ErrHelp):
-		fmt.Fprint(stdout, config.Usage())
+		fmt.Fprint(stdout, config.Usage(cli.Usage()))
 		return 0
 	case err != nil:
 		fmt.Fprintf(stderr, "kube-router: %v\n", err)
@@ -53,4 +57,11 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 		return exitFailure
 	}
 	return 0
+}
+
+// look runs a command that asks the running agent.
+func look(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return cli.Run(ctx, args, stdout, stderr)
 }

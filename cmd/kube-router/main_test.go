@@ -17,6 +17,10 @@ func TestExitStatuses(t *testing.T) {
 	}{
 		{"help", []string{"--help"}, 0, "--run-router", ""},
 		{"version", []string{"--version"}, 0, "kube-router unknown (go", ""},
+		{"help lists the commands", []string{"--help"}, 0, "kube-router show peers|routes|services|policies|sets [-o json|wide]", ""},
+		{"no agent", []string{"status", "--socket=/nonexistent/agent.sock"}, 1, "", "no kube-router runs here"},
+		{"help of a command", []string{"show", "--help"}, 0, "kube-router status", ""},
+		{"nothing to show", []string{"show"}, 2, "", "peers, routes, services"},
 		{"unknown flag", []string{"--run-ruter"}, 2, "", "--run-router"},
 		{"bad value", []string{"--cluster-asn=70000000"}, 2, "", "--cluster-asn"},
 		{"value that is no bool", []string{"--run-router=perhaps"}, 2, "", "--run-router"},

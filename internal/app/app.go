@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/admin"
+	"github.com/kube-router/kube-router/internal/advice"
 	"github.com/kube-router/kube-router/internal/cleanup"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cluster/watch"
@@ -21,6 +23,10 @@ import (
 	"github.com/kube-router/kube-router/internal/health"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/record"
+	"github.com/kube-router/kube-router/internal/lbipam"
+	"github.com/kube-router/kube-router/internal/policy"
+	"github.com/kube-router/kube-router/internal/routes"
+	"github.com/kube-router/kube-router/internal/services"
 )
 
 // The names of the controllers in logs, health and metrics.
@@ -47,7 +53,24 @@ type agent struct {
 	feeds   *cluster.Feeds
 	metrics *health.Metrics
 	before  *record.File // what was on the node
+	local   *admin.Server
+	started time.Time
 	parts   []part
+	advisor *advice.Advisor // nil where there is nothing to advise on
+
+	// The controllers that run; nil are those that do not.
+	router   *routes.Controller
+	proxy    *services.Controller
+	firewall *policy.Controller
+	balancer *lbipam.Controller
+}
+
+func newAgent(cfg config.Config, log *slog.Logger, version string) *agent {
+	return &agent{
+		cfg: cfg, log: log, version: version, started: time.Now(),
+		feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log), local: admin.NewServer(cfg.Socket, log),
+		before: record.Open(cfg.RecordFile, log),
+	}
 }
 
 // Run runs the agent until ctx ends. Whatever is missing, it waits for and
@@ -60,8 +83,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 	}
 	debug.SetGCPercent(gcPercent)
 	watch.RouteKlog(log)
-	a := &agent{cfg: cfg, log: log, version: version, feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log)}
-	a.before = record.Open(cfg.RecordFile, log)
+	a := newAgent(cfg, log, version)
 	go cleanup.Announce(ctx)
 	err := a.run(ctx)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -72,6 +94,11 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 }
 
 func (a *agent) run(ctx context.Context) error {
+	var local sync.WaitGroup
+	defer local.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	local.Go(func() { _ = a.local.Run(ctx) })
 	client, err := retry(ctx, a.log, "a way to the API server", a.openClient)
 	if err != nil {
 		return err
@@ -83,6 +110,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	a.build(kernel, client)
+	a.show(client)
 	return a.runAll(ctx, client, kernel)
 }
 
@@ -103,7 +131,10 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 	start("health", a.server().Run)
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
-			start(p.name, p.controller.Run)
+			start(p.name, p.Run)
+		}
+		if a.advisor != nil {
+			start("advice", a.advisor.Run)
 		}
 		all.Go(func() { a.settle(ctx) })
 		<-ctx.Done()
@@ -127,7 +158,7 @@ func (a *agent) prepare(ctx context.Context, kernel drivers) error {
 func (a *agent) settle(ctx context.Context) {
 	for _, p := range a.parts {
 		select {
-		case <-p.controller.Ready():
+		case <-p.Ready():
 		case <-ctx.Done():
 			return
 		}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/config"
-	"github.com/kube-router/kube-router/internal/health"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -23,7 +22,7 @@ const kubeconfig = `{"apiVersion":"v1","kind":"Config","current-context":"c",
 "clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],
 "users":[{"name":"u","user":{"token":"t"}}]}`
 
-func newAgent(t *testing.T, args ...string) *agent {
+func testAgent(t *testing.T, args ...string) *agent {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(file, []byte(kubeconfig), 0o600); err != nil {
@@ -35,7 +34,7 @@ func newAgent(t *testing.T, args ...string) *agent {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	return &agent{cfg: cfg, log: log, version: "test", feeds: cluster.NewFeeds(), metrics: health.NewMetrics("test", log)}
+	return newAgent(cfg, log, "test")
 }
 
 // Only the watches that the enabled controllers need are opened.
@@ -48,7 +47,7 @@ func TestWatchesFollowTheControllers(t *testing.T) {
 		none + "--run-firewall": "nodes pods namespaces networkpolicies",
 		"":                      "nodes services endpointslices pods namespaces networkpolicies",
 	} {
-		a := newAgent(t, strings.Fields(flags)...)
+		a := testAgent(t, strings.Fields(flags)...)
 		client, err := a.openClient()
 		if err != nil {
 			t.Fatal(err)
@@ -88,15 +87,13 @@ func TestRetryWaitsUntilItIsThere(t *testing.T) {
 
 // Each controller that is not ready says why, in words.
 func TestWaitingInWords(t *testing.T) {
-	a := newAgent(t)
+	a := testAgent(t)
 	client, err := a.openClient()
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.build(drivers{}, client)
-	p := part{name: "routes", pending: func() []reconcile.Work {
-		return []reconcile.Work{{What: "node", Err: errors.New("no pod CIDR yet")}, {What: "peers"}}
-	}}
+	p := part{"routes", &stub{work: []reconcile.Work{{What: "node", Err: errors.New("no pod CIDR yet")}, {What: "peers"}}}}
 	if got := a.waiting(p); !strings.Contains(got, "the API server's list of nodes") {
 		t.Errorf("before the lists: %q", got)
 	}

@@ -26,13 +26,17 @@ type controller interface {
 	Run(ctx context.Context) error
 	// Ready is closed when everything was programmed once.
 	Ready() <-chan struct{}
+	// Progress and Work tell how far it is, without waiting for it.
+	Progress() reconcile.Progress
+	Work() []reconcile.Work
+	// Counts are its objects, desired and in the kernel.
+	Counts() []reconcile.Count
 }
 
-// part is a controller, and what it has not done yet.
+// part is a controller with its name.
 type part struct {
-	name       string
-	controller controller
-	pending    func() []reconcile.Work
+	name string
+	controller
 }
 
 // openClient prepares the connection to the API server.
@@ -58,6 +62,12 @@ func (a *agent) build(d drivers, client *watch.Client) {
 	if a.cfg.RunLoadBalancer {
 		a.parts = append(a.parts, a.loadBalancer(client))
 	}
+	a.advise(d, client.Events())
+	for _, p := range a.parts {
+		a.metrics.AddObjects(p.name, p.Counts)
+		a.metrics.AddPending(p.name, p.Work)
+		a.metrics.AddReady(p.name, p.ready)
+	}
 }
 
 // synced is what a controller tells after each round of changes.
@@ -73,7 +83,7 @@ func (a *agent) routes(d drivers, client *watch.Client) part {
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
 		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, SyncPeriod: cfg.RoutesSyncPeriod,
-		Synced: a.synced(routesName),
+		Synced: a.synced(routesName), Landed: a.metrics.LandingObserver(routesName),
 	}, a.feeds, routes.Drivers{
 		Speak: routes.SpeakBGP, Routes: d.routes, Links: d.links, Sysctl: d.sysctl,
 		Modules: module.Load, Sets: d.sets, Rules: d.rules,
@@ -85,7 +95,8 @@ func (a *agent) routes(d drivers, client *watch.Client) part {
 		}
 		return up
 	})
-	return part{routesName, c, func() []reconcile.Work { return c.Status().Pending }}
+	a.router = c
+	return part{routesName, c}
 }
 
 func (a *agent) services(d drivers, client *watch.Client) part {
@@ -99,7 +110,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		NodePortsEverywhere: cfg.Services.NodePortsEverywhere, DSR: cfg.Services.DSR,
 		GracePeriod: cfg.Services.GracePeriod, ExcludedCIDRs: cfg.Services.ExcludedCIDRs,
 		TCPTimeout: cfg.Services.TCPTimeout, TCPFinTimeout: cfg.Services.TCPFinTimeout, UDPTimeout: cfg.Services.UDPTimeout,
-		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName),
+		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName), Landed: a.metrics.LandingObserver(servicesName),
 	}, a.feeds, services.Drivers{
 		OpenIPVS: a.openIPVS, Routes: d.routes, Links: d.links, Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load,
 		Flows: d.flows, Health: healthcheck.New(a.log, client.Events(), cfg.Families()),
@@ -110,7 +121,8 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		s := c.Status()
 		return s.IPVS, s.VirtualServers
 	})
-	return part{servicesName, c, func() []reconcile.Work { return c.Status().Pending }}
+	a.proxy = c
+	return part{servicesName, c}
 }
 
 // openIPVS is ipvs.Open, with a record of what is changed.
@@ -128,7 +140,7 @@ func (a *agent) policy(d drivers) part {
 		NodeName: cfg.NodeName, Families: cfg.Families(),
 		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
-		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName),
+		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
 	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules, Flows: d.flows, HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) }}, a.log)
 	a.metrics.AddPolicyDrops(func(ctx context.Context) ([]health.PolicyDrops, uint64, error) {
@@ -146,7 +158,8 @@ func (a *agent) policy(d drivers) part {
 		}
 		return count
 	})
-	return part{policyName, c, func() []reconcile.Work { return c.Status().Pending }}
+	a.firewall = c
+	return part{policyName, c}
 }
 
 // hostAddrs are the addresses of the host.
@@ -174,5 +187,6 @@ func (a *agent) loadBalancer(client *watch.Client) part {
 		Namespace: cfg.LoadBalancer.Namespace, Identity: cfg.LoadBalancer.Identity,
 		SyncPeriod: cfg.LoadBalancer.SyncPeriod, Synced: a.synced(loadBalancerName),
 	}, a.feeds, client, client.Events(), a.log)
-	return part{loadBalancerName, c, func() []reconcile.Work { return c.Status().Pending }}
+	a.balancer = c
+	return part{loadBalancerName, c}
 }

@@ -1,31 +1,89 @@
 package app
 
 import (
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/health"
 )
 
+// hangs is how long a controller may work on one round of changes. The first
+// fill of a large cluster takes seconds.
+const hangs = 3 * time.Minute
+
 // server is what answers for the agent. Its checks say in words what each
-// controller still waits for.
+// controller does, and what it still waits for.
 func (a *agent) server() *health.Server {
-	checks := map[string]health.Check{}
+	alive, ready := map[string]health.Check{}, map[string]health.Check{}
 	for _, p := range a.parts {
-		checks[p.name] = health.Once(p.controller.Ready(), func() string { return a.waiting(p) })
+		alive[p.name] = func() (bool, string) { return a.alive(p) }
+		ready[p.name] = func() (bool, string) { return a.ready(p) }
 	}
 	return health.NewServer(health.Options{
-		HealthAddress: a.cfg.HealthAddress, Checks: checks,
+		HealthAddress: a.cfg.HealthAddress, Alive: alive, Ready: ready,
 		MetricsAddress: a.cfg.MetricsAddress, Metrics: a.metrics.Handler(), Log: a.log,
 	})
+}
+
+// alive says whether a controller works. What it waits for, the API server
+// above all, does not end it: that is no reason to start anew.
+func (a *agent) alive(p part) (bool, string) {
+	since := p.Progress().Busy
+	switch took := time.Since(since); {
+	case since.IsZero() && p.ready():
+		return true, "waits for changes"
+	case since.IsZero():
+		return true, a.waiting(p)
+	case took < hangs:
+		return true, fmt.Sprintf("works since %s", took.Round(time.Second))
+	default:
+		return false, fmt.Sprintf("hangs: has worked for %s on what takes seconds; started anew, it goes on from what the kernel has", took.Round(time.Second))
+	}
+}
+
+// ready says whether a controller has programmed everything once, and what is
+// wrong since.
+func (a *agent) ready(p part) (bool, string) {
+	if !p.ready() {
+		return false, a.waiting(p)
+	}
+	failed, first := 0, ""
+	for _, w := range p.Work() {
+		if w.Failed() {
+			if failed++; failed == 1 {
+				first = w.String()
+			}
+		}
+	}
+	if failed > 0 {
+		return true, fmt.Sprintf("ready, but %d not done, tried again: %s", failed, first)
+	}
+	return true, "ready"
 }
 
 // waiting says why a controller is not ready.
 func (a *agent) waiting(p part) string {
 	if lists := a.feeds.Waiting(); len(lists) > 0 {
-		return "waiting for the API server's list of " + strings.Join(lists, ", ")
+		return waitingForLists(lists)
 	}
-	for _, work := range p.pending() {
+	for _, work := range p.Work() {
 		return work.String()
 	}
 	return "programming the kernel"
+}
+
+// waitingForLists says that no controller has begun.
+func waitingForLists(lists []string) string {
+	return "waiting for the API server's list of " + strings.Join(lists, ", ")
+}
+
+// ready says whether a part has programmed everything once.
+func (p part) ready() bool {
+	select {
+	case <-p.Ready():
+		return true
+	default:
+		return false
+	}
 }

@@ -26,6 +26,8 @@ type drivers struct {
 	links  link.Interface
 	sysctl sysctl.Interface
 	flows  conntrack.Interface
+	// foreign is where other owners' routes are seen.
+	foreign *route.Kernel
 }
 
 // retryEvery is how often something that the agent needs and that is not there
@@ -66,7 +68,8 @@ func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) 
 	}
 	var setsErr, routesErr, flowsErr error
 	d.sets, setsErr = ipset.Open()
-	d.routes, routesErr = route.Open()
+	d.foreign, routesErr = route.Open()
+	d.routes = d.foreign
 	links, linksErr := link.Open()
 	d.flows, flowsErr = conntrack.Open()
 	if err := errors.Join(setsErr, routesErr, linksErr, flowsErr); err != nil {

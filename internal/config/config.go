@@ -65,6 +65,8 @@ type Config struct {
 	// HealthAddress and MetricsAddress are "host:port" to listen on, or empty
 	// where nothing listens.
 	HealthAddress, MetricsAddress string
+	// Socket is the file at which kube-router status asks, or empty for none.
+	Socket string
 
 	BGP          BGP
 	CNI          CNI

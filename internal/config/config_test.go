@@ -27,6 +27,7 @@ func defaults() Config {
 		EnableIPv4:    true,
 		RecordFile:    "/run/kube-router/before.json",
 		HealthAddress: "127.0.0.1:20244",
+		Socket:        "/run/kube-router/kube-router.sock",
 		BGP: BGP{
 			ASN: 64512, NodesFullMesh: true, Port: 179,
 			GracefulRestartTime: 90 * time.Second,
@@ -240,7 +241,7 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	usage := Usage()
+	usage := Usage("COMMANDS\n    some\n")
 	for line := range strings.Lines(usage) {
 		if len(strings.TrimSuffix(line, "\n")) > columns {
 			t.Errorf("wider than %d columns: %s", columns, line)

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/kube-router/kube-router/internal/admin"
 )
 
 // flags are the command line: the flag set, the sections of its help text, and
@@ -43,7 +45,7 @@ func define(c *Config) *flags {
 	f.definePolicies(c)
 	f.definePods(c)
 	f.defineSync(c)
-	f.defineServers()
+	f.defineServers(c)
 	f.defineOther(c)
 	return f
 }
@@ -190,16 +192,18 @@ func (f *flags) defineSync(c *Config) {
 		"How often to look at all Services of type LoadBalancer again. Changes of the cluster do not wait for it.")
 }
 
-func (f *flags) defineServers() {
+func (f *flags) defineServers(c *Config) {
 	f.section("Health and metrics")
 	add(f, &f.healthPort, "health-port", 20244, portOrOff(),
-		"Port of the health server: /healthz says that the agent lives, /readyz that it has programmed everything once, else what it waits for. 0: none.")
+		"Port of the health server: /healthz says whether the agent lives, which an outage of the API server does not change, /readyz whether it has programmed everything once; both with what each controller does or waits for. 0: none.")
 	add(f, &f.healthAddr, "health-addr", "127.0.0.1", listenIP(),
 		"IP address of the health server. Empty: all addresses.")
 	add(f, &f.metricsPort, "metrics-port", 0, portOrOff(),
 		"Port of the Prometheus metrics, at /metrics. 0: none.")
 	add(f, &f.metricsAddr, "metrics-addr", "127.0.0.1", listenIP(),
 		"IP address of the metrics. For a Prometheus on another machine set the node's own address, or leave it empty for all addresses: the metrics are open to whoever reaches them.")
+	add(f, &c.Socket, "socket", admin.DefaultSocket, text("file"),
+		"Unix socket, for root alone, at which 'kube-router status' and 'kube-router show' ask. Empty: none.")
 }
 
 func (f *flags) defineOther(c *Config) {

@@ -10,15 +10,16 @@ import (
 // columns is the width of the help text, that of a terminal.
 const columns = 80
 
-// Usage is the help text, laid out as a manual page: the flags in groups, each
-// with its default.
-func Usage() string {
+// Usage is the help text, laid out as a manual page: the commands, which are
+// described by themselves, and the flags in groups, each with its default.
+func Usage(commands string) string {
 	f := define(new(Config))
 	var b strings.Builder
 	b.WriteString("NAME\n    kube-router - the network of a Kubernetes node\n\n")
-	b.WriteString("SYNOPSIS\n    kube-router [flags]\n\n")
+	b.WriteString("SYNOPSIS\n    kube-router [flags]\n    kube-router status|show ...\n\n")
 	b.WriteString("DESCRIPTION\n")
 	b.WriteString(wrap("Gives the pods of this node their network: routes to other nodes by BGP, Services by IPVS, NetworkPolicies by iptables and ipset. It runs until SIGTERM or SIGINT; what it programmed stays in the kernel. It needs root.", 4))
+	b.WriteString("\n" + commands)
 	for _, s := range f.sections {
 		fmt.Fprintf(&b, "\n%s\n", strings.ToUpper(s.title))
 		for _, flag := range s.flags {
@@ -26,7 +27,7 @@ func Usage() string {
 		}
 	}
 	b.WriteString("\nEXIT STATUS\n")
-	b.WriteString(wrap("0 after a signal, and after --cleanup-config when nothing is left; 1 when it could not run, or something could not be removed; 2 for a command line that cannot be run.", 4))
+	b.WriteString(wrap("0 after a signal, and after --cleanup-config when nothing is left; 1 when it could not run, or something could not be removed; 2 for a command line that cannot be run. Of the commands: 0 when all is well, 1 when kube-router status sees something wrong or no agent answers, 2 for a command line that cannot be run.", 4))
 	return b.String()
 }
 

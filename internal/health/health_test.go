@@ -13,11 +13,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // logged is a log to look into.
@@ -84,22 +87,33 @@ func get(t *testing.T, address, path string) string {
 func TestHealthAndReadiness(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		t.Run(host, func(t *testing.T) {
-			programmed := make(chan struct{})
+			var programmed, hangs atomic.Bool
 			address := freeAddress(t, host)
-			run(t, Options{HealthAddress: address, Log: new(logged).logger(), Checks: map[string]Check{
-				"services": func() (bool, string) { return true, "" },
-				"routes":   Once(programmed, func() string { return "waiting for the node's pod CIDR" }),
-			}})
+			well := func() (bool, string) { return true, "at work" }
+			when := func(b *atomic.Bool, words string) Check {
+				return func() (bool, string) {
+					if b.Load() {
+						return true, "ready"
+					}
+					return false, words
+				}
+			}
+			run(t, Options{HealthAddress: address, Log: new(logged).logger(),
+				Alive: map[string]Check{"services": well, "routes": func() (bool, string) { return !hangs.Load(), "busy" }},
+				Ready: map[string]Check{"services": well, "routes": when(&programmed, "waiting for the node's pod CIDR")},
+			})
 			expect := func(path, want string) {
 				t.Helper()
 				if got := get(t, address, path); got != want {
 					t.Errorf("%s: got %q, want %q", path, got, want)
 				}
 			}
-			expect("/healthz", "200 ok\n")
-			expect("/readyz", "503 routes: waiting for the node's pod CIDR\nservices: ready\n")
-			close(programmed)
-			expect("/readyz", "200 routes: ready\nservices: ready\n")
+			expect("/healthz", "200 ok\nroutes: busy\nservices: at work\n")
+			expect("/readyz", "503 not ok\nroutes: waiting for the node's pod CIDR\nservices: at work\n")
+			programmed.Store(true)
+			expect("/readyz", "200 ok\nroutes: ready\nservices: at work\n")
+			hangs.Store(true)
+			expect("/healthz", "503 not ok\nroutes: busy\nservices: at work\n")
 			// The metrics have an address of their own.
 			expect("/metrics", "404 404 page not found\n")
 		})
@@ -134,6 +148,15 @@ func TestNothingIsServedWithoutAddresses(t *testing.T) {
 	}
 }
 
+// pending is work of which some failed.
+var pending = []reconcile.Work{
+	{What: "sweep", Err: reconcile.ErrWaiting},
+	{What: "service default/web", Err: errors.New("busy"), Since: time.Now().Add(-time.Hour)},
+	{What: "service default/db", Err: errors.New("busy"), Since: time.Now().Add(-time.Minute)},
+	{What: "iptables", Err: errors.New("locked"), Since: time.Now()},
+	{What: "service default/new"},
+}
+
 // all are the metrics of an agent with all controllers.
 func all(log *slog.Logger) *Metrics {
 	m := NewMetrics("v3.0.0", log)
@@ -147,6 +170,15 @@ func all(log *slog.Logger) *Metrics {
 	})
 	m.AddFlowsCut(func() uint64 { return 4 })
 	m.ObserveSync("routes", 3*time.Millisecond)
+	m.LandingObserver("services")(20 * time.Millisecond)
+	for _, controller := range []string{"routes", "services"} {
+		m.AddObjects(controller, func() []reconcile.Count {
+			return []reconcile.Count{{Kind: "virtual_servers", Desired: 12, Programmed: 10}}
+		})
+		m.AddPending(controller, func() []reconcile.Work { return pending })
+		m.AddReady(controller, func() bool { return controller == "routes" })
+	}
+	m.AddMistakes(func() []Mistake { return []Mistake{{"KubeProxyRunning", "warning"}} })
 	return m
 }
 
@@ -168,12 +200,26 @@ func TestMetrics(t *testing.T) {
 		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.0025"} 0`,
 		`kube_router_controller_sync_duration_seconds_bucket{controller="routes",le="0.005"} 1`,
 		`kube_router_controller_sync_duration_seconds_count{controller="routes"} 1`,
+		`kube_router_controller_api_to_kernel_seconds_bucket{controller="services",le="0.01"} 0`,
+		`kube_router_controller_api_to_kernel_seconds_bucket{controller="services",le="0.025"} 1`,
+		`kube_router_controller_desired_objects{controller="services",kind="virtual_servers"} 12`,
+		`kube_router_controller_programmed_objects{controller="services",kind="virtual_servers"} 10`,
+		`kube_router_controller_missing_objects{controller="services",kind="virtual_servers"} 2`,
+		`kube_router_controller_pending{controller="services"} 5`,
+		`kube_router_controller_pending_errors{controller="services",kind="service"} 2`,
+		`kube_router_controller_pending_errors{controller="services",kind="iptables"} 1`,
+		`kube_router_controller_ready{controller="services"} 0`,
+		`kube_router_controller_ready{controller="routes"} 1`,
+		`kube_router_advice{reason="KubeProxyRunning",severity="warning"} 1`,
 	} {
 		if !strings.Contains(got, "\n"+line+"\n") {
 			t.Errorf("there is no %s", line)
 		}
 	}
-	for _, part := range []string{`kube_router_build_info{goversion="go`, `version="v3.0.0"} 1`, "\nprocess_resident_memory_bytes ", "\ngo_goroutines "} {
+	if strings.Contains(got, `kind="sweep"`) {
+		t.Error("what is waited for is no error")
+	}
+	for _, part := range []string{"\nkube_router_controller_oldest_pending_seconds{controller=\"services\"} 360", `kube_router_build_info{goversion="go`, `version="v3.0.0"} 1`, "\nprocess_resident_memory_bytes ", "\ngo_goroutines "} {
 		if !strings.Contains(got, part) {
 			t.Errorf("there is no %q", part)
 		}

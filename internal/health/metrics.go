@@ -27,6 +27,7 @@ const (
 type Metrics struct {
 	registry *prometheus.Registry
 	syncs    *prometheus.HistogramVec
+	landings *prometheus.HistogramVec
 	log      *slog.Logger
 }
 
@@ -39,6 +40,12 @@ func NewMetrics(version string, log *slog.Logger) *Metrics {
 		Help:      "How long a controller took to bring the kernel to the desired state.",
 		Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 	}, []string{"controller"})
+	m.landings = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: namespace,
+		Name:      "controller_api_to_kernel_seconds",
+		Help:      "How long a change took to reach the kernel, from when the agent heard of it.",
+		Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+	}, []string{"controller"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace:   namespace,
 		Name:        "build_info",
@@ -46,7 +53,7 @@ func NewMetrics(version string, log *slog.Logger) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.syncs, build,
+	m.registry.MustRegister(m.syncs, m.landings, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -55,6 +62,13 @@ func NewMetrics(version string, log *slog.Logger) *Metrics {
 // and how long that took.
 func (m *Metrics) ObserveSync(controller string, took time.Duration) {
 	m.syncs.WithLabelValues(controller).Observe(took.Seconds())
+}
+
+// LandingObserver returns what notes how long a change took to reach the
+// kernel. It is cheap: there may be thousands at once.
+func (m *Metrics) LandingObserver(controller string) func(time.Duration) {
+	observer := m.landings.WithLabelValues(controller)
+	return func(took time.Duration) { observer.Observe(took.Seconds()) }
 }
 
 // AddBGPSessions lists the BGP sessions. sessions is called at each scrape; it

@@ -26,29 +26,18 @@ const (
 	mostHeaderBytes = 16 << 10
 )
 
-// Check says whether a part of the agent has done its work once, and if not,
-// in words, what it waits for ("waiting for the node's pod CIDR").
-type Check func() (ok bool, reason string)
-
-// Once is a Check that holds from when done is closed. Until then waiting
-// tells what is waited for.
-func Once(done <-chan struct{}, waiting func() string) Check {
-	return func() (bool, string) {
-		select {
-		case <-done:
-			return true, ""
-		default:
-			return false, waiting()
-		}
-	}
-}
+// Check says whether a part of the agent is as it should be, and in words what
+// it does or waits for ("waiting for the node's pod CIDR").
+type Check func() (ok bool, words string)
 
 // Options say what is served, and where. An empty address serves nothing.
 type Options struct {
 	// HealthAddress is "host:port" of /healthz and /readyz.
 	HealthAddress string
-	// Checks are the parts that must be ready, by name.
-	Checks map[string]Check
+	// Alive are the parts that must not hang, Ready those that must have done
+	// their work once, by name. They are called without a bound in time, and
+	// so must not wait for the parts.
+	Alive, Ready map[string]Check
 	// MetricsAddress is "host:port" of /metrics, which Metrics answers.
 	MetricsAddress string
 	Metrics        http.Handler
@@ -65,8 +54,8 @@ func NewServer(o Options) *Server { return &Server{o} }
 // listened on is tried again, since what is programmed works without it.
 func (s *Server) Run(ctx context.Context) error {
 	health := http.NewServeMux()
-	health.HandleFunc("GET /healthz", alive)
-	health.HandleFunc("GET /readyz", s.ready)
+	health.HandleFunc("GET /healthz", answer(s.options.Alive))
+	health.HandleFunc("GET /readyz", answer(s.options.Ready))
 	metrics := http.NewServeMux()
 	if s.options.Metrics != nil {
 		metrics.Handle("GET /metrics", s.options.Metrics)
@@ -78,24 +67,22 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-func alive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
-
-// ready answers with a line for each part of the agent.
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
-	status := http.StatusOK
-	var lines strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(s.options.Checks)) {
-		ok, reason := s.options.Checks[name]()
-		if ok {
-			reason = "ready"
-		} else {
-			status = http.StatusServiceUnavailable
+// answer answers with "ok" or "not ok", and a line for each part of the agent.
+func answer(checks map[string]Check) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		status, verdict := http.StatusOK, "ok\n"
+		var lines strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(checks)) {
+			ok, words := checks[name]()
+			if !ok {
+				status, verdict = http.StatusServiceUnavailable, "not ok\n"
+			}
+			fmt.Fprintf(&lines, "%s: %s\n", name, words)
 		}
-		fmt.Fprintf(&lines, "%s: %s\n", name, reason)
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(status)
+		fmt.Fprint(w, verdict+lines.String())
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
-	fmt.Fprint(w, lines.String())
 }
 
 // serve serves at an address until ctx ends.

@@ -44,6 +44,9 @@ type Config struct {
 	SyncPeriod time.Duration
 	// Synced is told how long each round of changes took; nil is allowed.
 	Synced func(time.Duration)
+	// Landed is told how long a change of the cluster took to reach
+	// the kernel, from when it was heard of; nil is allowed.
+	Landed func(time.Duration)
 }
 
 // NewPods is a mode of closing Pods that this node does not know yet.
@@ -91,6 +94,7 @@ type Controller struct {
 	plans      map[inet.Family]*plan
 	warned     map[inet.Family]bool // that there are no Pod CIDRs
 	programmed bool
+	settling   time.Time // when the keys at hand were done
 	complaint  reconcile.Complaints
 }
 
@@ -149,6 +153,9 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 	for _, f := range config.Families {
 		c.plans[f] = newPlan(config, f)
 	}
+	if config.Landed != nil {
+		c.queue.Landed = c.landed
+	}
 	feeds.Pods.Subscribe(c.podChanged)
 	feeds.Namespaces.Subscribe(c.namespaceChanged)
 	feeds.NetworkPolicies.Subscribe(c.policyChanged)
@@ -156,6 +163,13 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 		feeds.Nodes.Subscribe(c.nodeChanged)
 	}
 	return c
+}
+
+// landed measures the changes of Pods, Namespaces, policies and this Node.
+func (c *Controller) landed(k key, since time.Time) {
+	if k.kind >= nodeKind {
+		c.config.Landed(c.settling.Sub(since))
+	}
 }
 
 // Ready is closed when everything was programmed once.
@@ -245,6 +259,7 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 	if ctx.Err() == nil {
 		c.complain(errors.Join(errs[allKind], errs[addrKind], errs[resyncKind]))
 	}
+	c.settling = time.Now()
 	for _, k := range keys {
 		c.queue.Settle(k, errs[k.kind])
 	}

@@ -5,7 +5,6 @@ package reconcile
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +21,10 @@ const (
 // taken is due once; a key that failed is due again after a delay, or at once
 // when it is marked anew. It is safe for concurrent use.
 type Queue[K comparable] struct {
+	// Landed is told of each key that became clean, and since when it was dirty.
+	// It must not call the Queue. It is set before first use; nil is allowed.
+	Landed func(key K, since time.Time)
+
 	mu      sync.Mutex
 	items   map[K]*item
 	order   []K // keys that are due now, in the order they became so
@@ -30,6 +33,9 @@ type Queue[K comparable] struct {
 	// Thousands of keys are marked at once, and asking for the time is dear
 	// where it is a system call.
 	marked time.Time
+	// busy is since when the keys of the last Take are worked on, zero between
+	// Takes; last is when the work before that ended.
+	busy, last time.Time
 }
 
 type item struct {
@@ -103,7 +109,10 @@ func (q *Queue[K]) enqueue(key K, it *item) {
 // Take waits until a key is due and returns all that are, oldest first. Each
 // must be settled with Settle. It returns nil once ctx ended, even where keys
 // are due.
+//
+// A call of Take says that the work on the keys of the one before has ended.
 func (q *Queue[K]) Take(ctx context.Context) []K {
+	q.rest()
 	for ctx.Err() == nil {
 		if keys := q.takeDue(); keys != nil {
 			return keys
@@ -116,11 +125,23 @@ func (q *Queue[K]) Take(ctx context.Context) []K {
 	return nil
 }
 
+// rest notes that no key is worked on.
+func (q *Queue[K]) rest() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.busy.IsZero() {
+		q.busy, q.last = time.Time{}, time.Now()
+	}
+}
+
 func (q *Queue[K]) takeDue() []K {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	keys := q.order
 	q.order, q.marked = nil, time.Time{}
+	if len(keys) > 0 {
+		q.busy = time.Now()
+	}
 	for _, key := range keys {
 		it := q.items[key]
 		it.queued, it.taken = false, true
@@ -141,6 +162,9 @@ func (q *Queue[K]) Settle(key K, err error) {
 	it.taken, it.err = false, err
 	if err == nil {
 		it.attempts = 0
+		if q.Landed != nil {
+			q.Landed(key, it.since)
+		}
 	}
 	switch {
 	case !it.again.IsZero():
@@ -181,6 +205,23 @@ func retryDelay(attempts int) time.Duration {
 	return delay
 }
 
+// Progress is how far the work on a Queue is. It is told without waiting for
+// whoever works, so that one who hangs can be found out.
+type Progress struct {
+	// Busy is since when the keys of the last Take are worked on; zero while
+	// nothing is due.
+	Busy time.Time
+	// Last is when the last round of work ended; zero before the first did.
+	Last time.Time
+}
+
+// Progress returns the present state.
+func (q *Queue[K]) Progress() Progress {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return Progress{Busy: q.busy, Last: q.last}
+}
+
 // Pending returns the keys that are not settled, those dirty longest first.
 func (q *Queue[K]) Pending() []Pending[K] {
 	q.mu.Lock()
@@ -193,27 +234,16 @@ func (q *Queue[K]) Pending() []Pending[K] {
 	return pending
 }
 
-// Work is a Pending key as operators read it.
-type Work struct {
-	What     string
-	Since    time.Time
-	Attempts int
-	Err      error
-}
-
-// String is "rules: the kernel refused", or what is to be done alone.
-func (w Work) String() string {
-	if w.Err == nil {
-		return w.What
+// Count is the number of keys that are not settled and fulfil a condition. It
+// must not call the Queue.
+func (q *Queue[K]) Count(condition func(K) bool) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	count := 0
+	for key := range q.items {
+		if condition(key) {
+			count++
+		}
 	}
-	return fmt.Sprintf("%s: %v", w.What, w.Err)
-}
-
-// Work returns what is not settled, longest first.
-func (q *Queue[K]) Work() []Work {
-	var work []Work
-	for _, p := range q.Pending() {
-		work = append(work, Work{fmt.Sprint(p.Key), p.Since, p.Attempts, p.Err})
-	}
-	return work
+	return count
 }

@@ -282,3 +282,70 @@ func TestNothingIsLost(t *testing.T) {
 		}
 	})
 }
+
+// Who hangs is found out without waiting for it.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		q := NewQueue[string]()
+		expect := func(when string, busy, last time.Duration) {
+			t.Helper()
+			p := q.Progress()
+			since := func(at time.Time) time.Duration {
+				if at.IsZero() {
+					return 0
+				}
+				return at.Sub(begin)
+			}
+			if since(p.Busy) != busy || since(p.Last) != last {
+				t.Errorf("%s: busy since %v, last %v; want %v and %v", when, since(p.Busy), since(p.Last), busy, last)
+			}
+		}
+		expect("before all", 0, 0)
+		time.Sleep(time.Second)
+		q.Mark("a")
+		expect("marked, and not taken", 0, 0)
+		expectTaken(t, q, "a")
+		time.Sleep(time.Minute)
+		expect("worked on", time.Second, 0)
+		q.Settle("a", nil)
+		expect("settled, and not asked for more", time.Second, 0)
+		expectTaken(t, q)
+		expect("waits", 0, time.Second+time.Minute)
+	})
+}
+
+// Keys that become clean tell since when they were dirty, failures included.
+func TestLanded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue[string]()
+		var landed []string
+		q.Landed = func(key string, since time.Time) {
+			landed = append(landed, fmt.Sprintf("%s after %v", key, time.Since(since).Round(time.Second)))
+		}
+		q.Mark("a", "b")
+		expectTaken(t, q, "a", "b")
+		time.Sleep(time.Second)
+		q.Settle("a", nil)
+		q.Settle("b", errKernel)
+		time.Sleep(9 * time.Second)
+		expectTaken(t, q, "b")
+		q.Settle("b", nil)
+		if want := []string{"a after 1s", "b after 10s"}; !slices.Equal(landed, want) {
+			t.Errorf("got %q, want %q", landed, want)
+		}
+	})
+}
+
+func TestCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := NewQueue[string]()
+		q.Mark("a1", "a2", "b1")
+		expectTaken(t, q, "a1", "a2", "b1")
+		q.Settle("a1", nil)
+		q.Settle("a2", errKernel)
+		if n := q.Count(func(key string) bool { return key[0] == 'a' }); n != 1 {
+			t.Errorf("%d keys with an a, want 1", n)
+		}
+	})
+}

@@ -62,6 +62,9 @@ type Config struct {
 	SyncPeriod time.Duration
 	// Synced is told how long each round of changes took; nil is allowed.
 	Synced func(time.Duration)
+	// Landed is told how long a change of the Nodes, or of what peers advertise, took to reach
+	// the kernel, from when it was heard of; nil is allowed.
+	Landed func(time.Duration)
 }
 
 // Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
@@ -154,6 +157,7 @@ type Controller struct {
 	speaks    bgp.Config // what the speaker that runs was started with
 	loaded    bool
 	reported  map[string]bool
+	settling  time.Time // when the step at hand was done
 
 	mu       sync.Mutex
 	nodes    map[string]*cluster.Node
@@ -180,8 +184,19 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		nodes:   map[string]*cluster.Node{},
 		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
 	}
+	if config.Landed != nil {
+		c.queue.Landed = c.landed
+	}
 	feeds.Nodes.Subscribe(c.nodeChanged)
 	return c
+}
+
+// landed measures the changes that come from elsewhere: Nodes that become
+// entries of sets, and learned routes.
+func (c *Controller) landed(k key, since time.Time) {
+	if k.step == stepSets || k.step == stepRoute {
+		c.config.Landed(c.settling.Sub(since))
+	}
 }
 
 // Ready is closed when everything that does not depend on other nodes was
@@ -298,6 +313,7 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 func (c *Controller) workStep(ctx context.Context, keys []key) {
 	if keys[0].step == stepRoute {
 		failed := c.program(keys)
+		c.settling = time.Now()
 		for _, k := range keys {
 			c.settle(ctx, k, failed[k.prefix])
 		}
@@ -310,6 +326,7 @@ func (c *Controller) workStep(ctx context.Context, keys []key) {
 	case err == nil:
 		c.done[keys[0].step] = true
 	}
+	c.settling = time.Now()
 	c.settle(ctx, keys[0], err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // program brings the kernel's routes to the keys' prefixes up to date with
@@ -64,7 +65,7 @@ func (c *Controller) sweep() error {
 		return nil
 	}
 	if waiting := speaker.Unsettled(); len(waiting) > 0 && time.Since(spoke) < c.config.RestartTime {
-		return fmt.Errorf("routes of the former run stay until all peers have sent theirs: waiting for %s", some(waiting))
+		return fmt.Errorf("%w: routes of the former run stay until all peers have sent theirs: waiting for %s", reconcile.ErrWaiting, some(waiting))
 	}
 	// Learned goes first: what comes between is marked, and programmed next.
 	learned := speaker.Learned()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -35,6 +36,7 @@ func (c *Controller) workBatch(keys []cluster.Key, failed map[cluster.Key]error)
 		b.take(k)
 	}
 	b.run()
+	c.settling = time.Now()
 	for _, k := range keys {
 		err := b.outcome(k)
 		if err == nil {

@@ -74,6 +74,9 @@ type Config struct {
 	SyncPeriod time.Duration
 	// Synced is told how long each round of changes took; nil is allowed.
 	Synced func(time.Duration)
+	// Landed is told how long a change of the cluster took to reach
+	// the kernel, from when it was heard of; nil is allowed.
+	Landed func(time.Duration)
 }
 
 // PortRange is an inclusive range of ports.
@@ -175,8 +178,13 @@ type Controller struct {
 	// ruleChanges are the chains and jumps that were changed.
 	ruleChanges uint64
 
+	settling time.Time // when the Services at hand were done
+
 	mu     sync.Mutex
 	status Status
+	// begunAs is this node as the Services were last compiled for it; it has no
+	// name before begin.
+	begunAs self
 }
 
 // New returns a Controller that follows the Services, EndpointSlices and Nodes
@@ -201,6 +209,9 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		stale:     map[conntrack.Flow]struct{}{},
 		complaint: reconcile.Complaints{},
 	}
+	if config.Landed != nil {
+		c.queue.Landed = c.landed
+	}
 	feeds.Services.Subscribe(func(change cluster.Change[cluster.Service]) {
 		c.markServices(c.state.service(change))
 	})
@@ -213,6 +224,14 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		}
 	})
 	return c
+}
+
+// landed measures the changes of Services and their endpoints. Those that were
+// put aside have not reached the kernel.
+func (c *Controller) landed(k key, since time.Time) {
+	if k.step == stepService && c.begun() {
+		c.config.Landed(c.settling.Sub(since))
+	}
 }
 
 func (c *Controller) markServices(services ...cluster.Key) {

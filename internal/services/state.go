@@ -118,6 +118,13 @@ func (s *state) keys() []cluster.Key {
 	return slices.Collect(maps.Keys(s.services))
 }
 
+// count is the number of Services.
+func (s *state) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.services)
+}
+
 // get returns a Service with its slices by name. The Service is nil where there
 // is none.
 func (s *state) get(key cluster.Key) (*cluster.Service, []*cluster.EndpointSlice) {

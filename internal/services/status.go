@@ -20,6 +20,8 @@ type Status struct {
 	// What is desired: Services, virtual and real servers, and addresses that
 	// are the host's only for them.
 	Services, VirtualServers, RealServers, Addresses int
+	// FailedServers are the virtual servers of which a change failed last.
+	FailedServers int
 	// Pending is what is not done, longest first.
 	Pending  []reconcile.Work
 	LastSync time.Time
@@ -47,7 +49,11 @@ func (c *Controller) updateStatus() {
 	if c.servers != nil {
 		c.status.IPVS = true
 		c.status.VirtualServers = c.servers.Len()
+		c.status.FailedServers = c.servers.Failed()
 		c.status.Changes += c.servers.Counters().Changes
+	}
+	if c.begun() {
+		c.begunAs = c.me
 	}
 }
 

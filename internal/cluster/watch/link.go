@@ -108,6 +108,17 @@ func (l *link) granted(resource string) {
 	}
 }
 
+// Outage is since when the API server has not answered, and why; the zero Time
+// while it does.
+func (c *Client) Outage() (since time.Time, reason string) {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	if c.link.lost.IsZero() {
+		return time.Time{}, ""
+	}
+	return c.link.lost, c.link.reason.Error()
+}
+
 // why says why a list may be missing.
 func (l *link) why() string {
 	l.mu.Lock()

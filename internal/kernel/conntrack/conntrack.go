@@ -121,6 +121,13 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s %s %s", e.Protocol, direction(e.From, e.To), direction(e.ReplyFrom, e.ReplyTo))
 }
 
+// SelfCall says that the client was sent back to itself, at its own address: no
+// host answers to that. A masquerade would have given it another one.
+func (e Entry) SelfCall() bool {
+	client := e.From.Addr()
+	return e.To.Addr() != client && e.ReplyFrom.Addr() == client && e.ReplyTo.Addr() == client
+}
+
 // ErrFlow means that a flow does not name a virtual server and an endpoint.
 var ErrFlow = errors.New("not a flow whose entries can be told from others")
 

@@ -15,8 +15,8 @@ func changeError(c Change, err error) error {
 	}
 	if c.Op == AddServer || c.Op == SetServer {
 		if errors.Is(err, syscall.ENOENT) {
-			return fmt.Errorf("ipvsadm %s: %w (the kernel has no scheduler %q: load it with modprobe ip_vs_%s)",
-				c, err, c.Config.Scheduler, c.Config.Scheduler)
+			return fmt.Errorf("ipvsadm %s: %w (%w %q: load it with modprobe ip_vs_%s)",
+				c, err, ErrNoScheduler, c.Config.Scheduler, c.Config.Scheduler)
 		}
 	}
 	return fmt.Errorf("ipvsadm %s: %w", c, err)

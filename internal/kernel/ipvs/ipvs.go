@@ -14,6 +14,10 @@ import (
 // ErrUnavailable means that the kernel has no IPVS and could not load it.
 var ErrUnavailable = errors.New("the kernel has no IPVS: load it with modprobe ip_vs")
 
+// ErrNoScheduler is in the error of a virtual server whose scheduler the kernel
+// lacks.
+var ErrNoScheduler = errors.New("the kernel has no scheduler")
+
 // ErrUnknownOutcome means that a change was sent to the kernel and its answer
 // was lost: it may have taken effect.
 var ErrUnknownOutcome = errors.New("the kernel's answer was lost, the change may have taken effect")

@@ -295,3 +295,16 @@ func compareIDs(a, b ID) int {
 		cmp.Compare(a.Family, b.Family),
 	)
 }
+
+// Failed counts the desired virtual servers of which a change failed last.
+func (s *Servers) Failed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := 0
+	for id := range s.unknown {
+		if s.want[id] != nil {
+			count++
+		}
+	}
+	return count
+}

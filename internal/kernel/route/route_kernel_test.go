@@ -137,3 +137,31 @@ func TestWatchSubscribesAgain(t *testing.T) {
 	cancel()
 	wait("the end", done)
 }
+
+// Routes of others are seen, with who made them, and ours are not among them.
+func TestForeign(t *testing.T) {
+	nstest.New(t)
+	k, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	addLink(t, "eth0", "192.168.66.11/24")
+	nstest.Run(t, "ip", "route", "add", "10.244.2.0/24", "via", "192.168.66.12", "proto", "bird")
+	nstest.Run(t, "ip", "route", "add", "10.244.3.0/24", "via", "192.168.66.13", "proto", "17")
+	list, err := k.Foreign(Main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range list {
+		if f.Dst.Addr().Is4() {
+			got = append(got, f.Link+": "+f.Text)
+		}
+	}
+	slices.Sort(got)
+	want := []string{"eth0: 10.244.2.0/24 via 192.168.66.12 dev eth0 proto bird", "eth0: 192.168.66.0/24 dev eth0 proto kernel"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

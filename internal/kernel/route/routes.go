@@ -209,3 +209,16 @@ func (s *Routes) settle(key Key, err error) {
 func compareKeys(a, b Key) int {
 	return cmp.Or(cmp.Compare(a.Table, b.Table), a.Dst.Addr().Compare(b.Dst.Addr()), cmp.Compare(a.Dst.Bits(), b.Dst.Bits()))
 }
+
+// Failed counts the desired routes whose last change failed.
+func (s *Routes) Failed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := 0
+	for key := range s.unknown {
+		if s.want[key] != nil {
+			count++
+		}
+	}
+	return count
+}

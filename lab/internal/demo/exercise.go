@@ -108,4 +108,5 @@ func exercise(w *walk) {
 	w.show(agent + `iptables -L -n -v 2>/dev/null | grep -A5 "KUBE-ROUTER" | head -30`)
 	w.show(agent + "ipvsadm -Ln --stats | head -20")
 	w.judgeMemory()
+	w.show(agent + "kube-router status")
 }
