@@ -13,7 +13,7 @@ import (
 // The messages and attributes of ctnetlink
 // (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const (
-	messageNew    netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	messageNew    netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK << 8
 	messageGet    netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	messageDelete netlink.HeaderType = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 
