@@ -1,0 +1,191 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kube-router/kube-router/internal/inet"
+)
+
+// TunnelPrefix begins the names of all Tunnels, and of no other link.
+const TunnelPrefix = "kube-tun-"
+
+// TunnelKind is how a Tunnel wraps packets.
+type TunnelKind string
+
+// The kinds, by the names that ip link has for them.
+const (
+	IPIP   TunnelKind = "ipip"   // IPv4 in IPv4 (RFC 2003)
+	SIT    TunnelKind = "sit"    // IPv6 in IPv4 (RFC 4213)
+	IP6IP6 TunnelKind = "ip6tnl" // IPv6 in IPv6 (RFC 2473)
+	VXLAN  TunnelKind = "vxlan"  // Ethernet in UDP (RFC 7348)
+)
+
+// vni is the VXLAN network identifier of the cluster.
+const vni = 1
+
+// Tunnel is a link with many ends: a packet goes to the node that is the next
+// hop of its route. So there is one a node and not one for each other node.
+type Tunnel struct {
+	Kind TunnelKind
+	// Local is this node's address, of the family that packets are wrapped in.
+	Local netip.Addr
+	MTU   int // bytes, of what is wrapped
+	// Port is the UDP port of VXLAN; for the other kinds it wraps packets in UDP
+	// once more, as Generic UDP Encapsulation (the kernel's fou module), or is 0.
+	Port uint16
+}
+
+// Name is the link's name. It does not tell whether there is UDP around, so
+// that this can be changed while routes lead there.
+func (t Tunnel) Name() string {
+	switch {
+	case t.Kind == VXLAN && t.Local.Is6():
+		return TunnelPrefix + "vxlan6"
+	case t.Kind == IP6IP6:
+		return TunnelPrefix + "ip6"
+	}
+	return TunnelPrefix + string(t.Kind)
+}
+
+// String is "kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555".
+func (t Tunnel) String() string {
+	s := fmt.Sprintf("%s %s local %s mtu %d", t.Name(), t.Kind, t.Local, t.MTU)
+	switch {
+	case t.Kind == VXLAN:
+		return fmt.Sprintf("%s port %d", s, t.Port)
+	case t.Port != 0:
+		return fmt.Sprintf("%s gue %d", s, t.Port)
+	}
+	return s
+}
+
+// The sizes of headers in bytes.
+const (
+	ipv4Header     = 20
+	ipv6Header     = 40
+	udpHeader      = 8
+	gueHeader      = 4
+	vxlanHeader    = 8
+	ethernetHeader = 14
+)
+
+// Overhead is how many bytes the Tunnel adds to a packet.
+func (t Tunnel) Overhead() int {
+	n := ipv4Header
+	if t.Local.Is6() {
+		n = ipv6Header
+	}
+	switch {
+	case t.Kind == VXLAN:
+		return n + udpHeader + vxlanHeader + ethernetHeader
+	case t.Port != 0:
+		return n + udpHeader + gueHeader
+	}
+	return n
+}
+
+// Carries says whether packets of a family can go through the Tunnel.
+func (t Tunnel) Carries(f inet.Family) bool {
+	switch t.Kind {
+	case IPIP:
+		return f == inet.IPv4
+	case SIT, IP6IP6:
+		return f == inet.IPv6
+	}
+	return f == inet.IPv6 || t.Local.Is4()
+}
+
+// NextHop is the next hop by which routes of a family name another node.
+func (t Tunnel) NextHop(node netip.Addr, f inet.Family) netip.Addr {
+	switch {
+	case inet.FamilyOf(node) == f:
+		return node
+	case t.Kind == SIT: // an IPv4-compatible address (RFC 4291, 2.5.5.1), as sit.c wants it
+		var a [16]byte
+		copy(a[12:], node.AsSlice())
+		return netip.AddrFrom16(a)
+	}
+	return linkLocal(hardwareAddr(node)) // over VXLAN
+}
+
+// hardwareAddr is a node's in VXLAN. Everybody derives it from the node's
+// address, so that nobody has to ask.
+func hardwareAddr(node netip.Addr) net.HardwareAddr {
+	hw := net.HardwareAddr{0x02, 'k', 0, 0, 0, 0} // locally administered
+	if node.Is4() {
+		copy(hw[2:], node.AsSlice())
+		return hw
+	}
+	h := fnv.New64a()
+	h.Write(node.AsSlice())
+	var sum [8]byte
+	binary.BigEndian.PutUint64(sum[:], h.Sum64())
+	copy(hw[1:], sum[:])
+	return hw
+}
+
+// linkLocal is the modified EUI-64 of a hardware address (RFC 4291, 2.5.1).
+func linkLocal(hw net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: hw[0] ^ 2, hw[1], hw[2], 0xff, 0xfe, hw[3], hw[4], hw[5]})
+}
+
+// peer is what VXLAN must know about another node: which hardware address each
+// next hop has, and where that is.
+type peer struct {
+	node netip.Addr
+	hops [2]netip.Addr // the second is invalid where both families have the same
+}
+
+func (t Tunnel) peer(node netip.Addr) peer {
+	p := peer{node: node}
+	p.hops[0] = t.NextHop(node, inet.FamilyOf(node))
+	if node.Is4() {
+		p.hops[1] = t.NextHop(node, inet.IPv6)
+	}
+	return p
+}
+
+func (t Tunnel) check() error {
+	ok := t.Local.IsValid() && !t.Local.Is4In6()
+	switch t.Kind {
+	case IPIP, SIT:
+		ok = ok && t.Local.Is4()
+	case IP6IP6:
+		ok = ok && t.Local.Is6()
+	case VXLAN:
+		ok = ok && t.Port != 0
+	default:
+		ok = false
+	}
+	if !ok {
+		return fmt.Errorf("tunnel %s: not a kind with an address and a port that go together", t)
+	}
+	if t.MTU < minMTU || t.MTU > maxMTU {
+		return fmt.Errorf("tunnel %s: the MTU is not from %d to %d", t, minMTU, maxMTU)
+	}
+	return nil
+}
+
+func (t Tunnel) taken(kind string) error {
+	return fmt.Errorf("link %s is a %s, not a tunnel of the overlay: remove or rename it", t.Name(), kind)
+}
+
+// formerName matches the tunnels that earlier releases made, one for each
+// other node. Such a tunnel would take its node's packets away from ours.
+var formerName = regexp.MustCompile(`^tun-[0-9a-f]{11}$`)
+
+// isOurTunnel says whether a link was made by us, now or formerly.
+func isOurTunnel(name, kind string) bool {
+	known := slices.Contains([]string{string(IPIP), string(SIT), string(IP6IP6), string(VXLAN)}, kind)
+	return known && (strings.HasPrefix(name, TunnelPrefix) || formerName.MatchString(name))
+}
+
+var errNoPeers = errors.New("only VXLAN has a list of nodes")
