@@ -104,6 +104,7 @@ func tunnelText(t *testing.T, name string) string {
 			Data struct {
 				Local  string          `json:"local"`
 				Local6 string          `json:"local6"`
+				Remote string          `json:"remote"`
 				Port   int             `json:"port"`
 				Encap  json.RawMessage `json:"encap"`
 			} `json:"info_data"`
@@ -117,7 +118,11 @@ func tunnelText(t *testing.T, name string) string {
 		t.Fatalf("ip link: %v: %s", err, out)
 	}
 	l := links[0]
-	text := fmt.Sprintf("%s %s local %s mtu %d", name, l.LinkInfo.Kind, l.LinkInfo.Data.Local+l.LinkInfo.Data.Local6, l.MTU)
+	text := fmt.Sprintf("%s %s local %s", name, l.LinkInfo.Kind, l.LinkInfo.Data.Local+l.LinkInfo.Data.Local6)
+	if r := l.LinkInfo.Data.Remote; r != "" && r != "any" {
+		text += " remote " + r
+	}
+	text += fmt.Sprintf(" mtu %d", l.MTU)
 	if !slices.Contains(l.Flags, "UP") {
 		text += " down"
 	}

@@ -1,7 +1,9 @@
 package link
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -14,7 +16,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 )
 
-// TunnelPrefix begins the names of all Tunnels, and of no other link.
+// TunnelPrefix begins the names of Tunnels with many ends.
 const TunnelPrefix = "kube-tun-"
 
 // TunnelKind is how a Tunnel wraps packets.
@@ -33,11 +35,15 @@ const vni = 1
 
 // Tunnel is a link with many ends: a packet goes to the node that is the next
 // hop of its route. So there is one a node and not one for each other node.
+// IP6IP6 alone has one end, because IPv6 takes no next hop for a neighbour on a
+// link if another link leads there (ip6_route_check_nh_onlink).
 type Tunnel struct {
 	Kind TunnelKind
 	// Local is this node's address, of the family that packets are wrapped in.
 	Local netip.Addr
-	MTU   int // bytes, of what is wrapped
+	// Remote is the other node's address for IP6IP6, else invalid.
+	Remote netip.Addr
+	MTU    int // bytes, of what is wrapped
 	// Port is the UDP port of VXLAN; for the other kinds it wraps packets in UDP
 	// once more, as Generic UDP Encapsulation (the kernel's fou module), or is 0.
 	Port uint16
@@ -50,14 +56,19 @@ func (t Tunnel) Name() string {
 	case t.Kind == VXLAN && t.Local.Is6():
 		return TunnelPrefix + "vxlan6"
 	case t.Kind == IP6IP6:
-		return TunnelPrefix + "ip6"
+		sum := sha256.Sum256(t.Remote.AsSlice())
+		return "tun-" + hex.EncodeToString(sum[:])[:11]
 	}
 	return TunnelPrefix + string(t.Kind)
 }
 
 // String is "kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555".
 func (t Tunnel) String() string {
-	s := fmt.Sprintf("%s %s local %s mtu %d", t.Name(), t.Kind, t.Local, t.MTU)
+	s := fmt.Sprintf("%s %s local %s", t.Name(), t.Kind, t.Local)
+	if t.Remote.IsValid() {
+		s += " remote " + t.Remote.String()
+	}
+	s += fmt.Sprintf(" mtu %d", t.MTU)
 	switch {
 	case t.Kind == VXLAN:
 		return fmt.Sprintf("%s port %d", s, t.Port)
@@ -103,10 +114,13 @@ func (t Tunnel) Carries(f inet.Family) bool {
 	return f == inet.IPv6 || t.Local.Is4()
 }
 
-// NextHop is the next hop by which routes of a family name another node.
+// NextHop is the next hop by which routes of a family name another node; it is
+// invalid where the link leads to no other.
 func (t Tunnel) NextHop(node netip.Addr, f inet.Family) netip.Addr {
 	switch {
-	case inet.FamilyOf(node) == f:
+	case t.Kind == IP6IP6:
+		return netip.Addr{}
+	case f == inet.IPv4:
 		return node
 	case t.Kind == SIT: // an IPv4-compatible address (RFC 4291, 2.5.5.1), as sit.c wants it
 		var a [16]byte
@@ -141,14 +155,13 @@ func linkLocal(hw net.HardwareAddr) netip.Addr {
 // next hop has, and where that is.
 type peer struct {
 	node netip.Addr
-	hops [2]netip.Addr // the second is invalid where both families have the same
+	hops []netip.Addr
 }
 
 func (t Tunnel) peer(node netip.Addr) peer {
-	p := peer{node: node}
-	p.hops[0] = t.NextHop(node, inet.FamilyOf(node))
-	if node.Is4() {
-		p.hops[1] = t.NextHop(node, inet.IPv6)
+	p := peer{node: node, hops: []netip.Addr{t.NextHop(node, inet.IPv6)}}
+	if t.Carries(inet.IPv4) {
+		p.hops = append(p.hops, node)
 	}
 	return p
 }
@@ -159,7 +172,7 @@ func (t Tunnel) check() error {
 	case IPIP, SIT:
 		ok = ok && t.Local.Is4()
 	case IP6IP6:
-		ok = ok && t.Local.Is6()
+		ok = ok && t.Local.Is6() && t.Remote.Is6()
 	case VXLAN:
 		ok = ok && t.Port != 0
 	default:
@@ -178,14 +191,14 @@ func (t Tunnel) taken(kind string) error {
 	return fmt.Errorf("link %s is a %s, not a tunnel of the overlay: remove or rename it", t.Name(), kind)
 }
 
-// formerName matches the tunnels that earlier releases made, one for each
-// other node. Such a tunnel would take its node's packets away from ours.
-var formerName = regexp.MustCompile(`^tun-[0-9a-f]{11}$`)
+// endName matches the names of tunnels with one end. Earlier releases had only
+// such ones; one that is left takes its node's packets away from ours.
+var endName = regexp.MustCompile(`^tun-[0-9a-f]{11}$`)
 
 // isOurTunnel says whether a link was made by us, now or formerly.
 func isOurTunnel(name, kind string) bool {
 	known := slices.Contains([]string{string(IPIP), string(SIT), string(IP6IP6), string(VXLAN)}, kind)
-	return known && (strings.HasPrefix(name, TunnelPrefix) || formerName.MatchString(name))
+	return known && (strings.HasPrefix(name, TunnelPrefix) || endName.MatchString(name))
 }
 
 var errNoPeers = errors.New("only VXLAN has a list of nodes")

@@ -62,9 +62,7 @@ func (l *fakeLink) entries(nodes []netip.Addr) map[string]bool {
 	for _, node := range nodes {
 		all[fmt.Sprintf("%s dst %s", hardwareAddr(node), node)] = true
 		for _, hop := range l.tunnel.peer(node).hops {
-			if hop.IsValid() {
-				all[fmt.Sprintf("%s lladdr %s", hop, hardwareAddr(node))] = true
-			}
+			all[fmt.Sprintf("%s lladdr %s", hop, hardwareAddr(node))] = true
 		}
 	}
 	return all

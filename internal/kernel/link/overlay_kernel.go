@@ -133,7 +133,7 @@ func (t Tunnel) link() netlink.Link {
 		return &netlink.Sittun{LinkAttrs: attrs, Local: local, Ttl: tunnelTTL, PMtuDisc: discoverPathMTU,
 			Proto: protocolIPv6InIP, EncapType: encap, EncapDport: t.Port}
 	case IP6IP6:
-		return &netlink.Ip6tnl{LinkAttrs: attrs, Local: local, Ttl: tunnelTTL, Flags: ignoreEncapLimit, EncapLimit: defaultEncapLimit,
+		return &netlink.Ip6tnl{LinkAttrs: attrs, Local: local, Remote: t.Remote.AsSlice(), Ttl: tunnelTTL, Flags: ignoreEncapLimit, EncapLimit: defaultEncapLimit,
 			Proto: protocolIPv6InIP, EncapType: encap, EncapDport: t.Port, EncapFlags: encapFlagCsum6}
 	}
 	attrs.HardwareAddr = hardwareAddr(t.Local)
@@ -143,7 +143,7 @@ func (t Tunnel) link() netlink.Link {
 
 // matches says whether the kernel's link is the Tunnel, but for MTU and state.
 func (t Tunnel) matches(link netlink.Link) bool {
-	local, port := netip.Addr{}, uint16(0)
+	local, remote, port := netip.Addr{}, netip.Addr{}, uint16(0)
 	switch l := link.(type) {
 	case *netlink.Vxlan:
 		local, port = toAddr(l.SrcAddr), uint16(l.Port)
@@ -151,16 +151,16 @@ func (t Tunnel) matches(link netlink.Link) bool {
 			return false
 		}
 	case *netlink.Iptun:
-		local, port = toAddr(l.Local), gueOf(link)
-		if toAddr(l.Remote).IsValid() && !toAddr(l.Remote).IsUnspecified() {
-			return false
-		}
+		local, remote, port = toAddr(l.Local), toAddr(l.Remote), gueOf(link)
 	case *netlink.Sittun:
-		local, port = toAddr(l.Local), gueOf(link)
+		local, remote, port = toAddr(l.Local), toAddr(l.Remote), gueOf(link)
 	case *netlink.Ip6tnl:
-		local, port = toAddr(l.Local), gueOf(link)
+		local, remote, port = toAddr(l.Local), toAddr(l.Remote), gueOf(link)
 	}
-	return local == t.Local && port == t.Port
+	if remote.IsUnspecified() {
+		remote = netip.Addr{}
+	}
+	return local == t.Local && remote == t.Remote && port == t.Port
 }
 
 // gueOf is the UDP port of a link's Generic UDP Encapsulation, or 0.
@@ -283,10 +283,8 @@ func (t Tunnel) entries(index int, nodes []netip.Addr) map[entryKey]netlink.Neig
 		fdb := netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: permanent, Flags: selfEntry, IP: node.AsSlice(), HardwareAddr: hw}
 		all[keyOf(fdb)] = fdb
 		for _, hop := range p.hops {
-			if hop.IsValid() {
-				n := netlink.Neigh{LinkIndex: index, Family: familyNumber(hop), State: permanent, IP: hop.AsSlice(), HardwareAddr: hw}
-				all[keyOf(n)] = n
-			}
+			n := netlink.Neigh{LinkIndex: index, Family: familyNumber(hop), State: permanent, IP: hop.AsSlice(), HardwareAddr: hw}
+			all[keyOf(n)] = n
 		}
 	}
 	return all

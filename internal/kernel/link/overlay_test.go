@@ -33,10 +33,19 @@ func (s system) tunnelNodes(t *testing.T, tunnel Tunnel, wantChanged int, nodes 
 	}
 }
 
+// tunnelOf has another node where the kind has one.
+func tunnelOf(kind TunnelKind, local netip.Addr, port uint16) Tunnel {
+	t := Tunnel{Kind: kind, Local: local, MTU: 1400, Port: port}
+	if kind == IP6IP6 {
+		t.Remote = six2
+	}
+	return t
+}
+
 // testTunnelLink is the life of one tunnel: made, left alone, changed,
 // repaired, removed.
 func testTunnelLink(t *testing.T, s system, kind TunnelKind, local netip.Addr, port uint16) {
-	tunnel := Tunnel{Kind: kind, Local: local, MTU: 1400, Port: port}
+	tunnel := tunnelOf(kind, local, port)
 	s.ensureTunnel(t, tunnel, true, tunnel.String())
 	s.ensureTunnel(t, tunnel, false, tunnel.String())
 	other := tunnel
@@ -116,6 +125,7 @@ func testNotOurTunnel(t *testing.T, s system) {
 		{Kind: IPIP, MTU: 1400},
 		{Kind: IPIP, Local: six1, MTU: 1400},
 		{Kind: IP6IP6, Local: node1, MTU: 1400},
+		{Kind: IP6IP6, Local: six1, MTU: 1400},
 		{Kind: VXLAN, Local: node1, MTU: 1400},
 		{Kind: SIT, Local: node1, MTU: 67},
 	} {
@@ -154,7 +164,7 @@ func testTunnelLinks(t *testing.T, fresh func(*testing.T) system) {
 // testUDPOnAndOff puts a tunnel into UDP and takes it out again, without
 // another link.
 func testUDPOnAndOff(t *testing.T, s system, kind TunnelKind, local netip.Addr) {
-	plain := Tunnel{Kind: kind, Local: local, MTU: 1400}
+	plain := tunnelOf(kind, local, 0)
 	udp := plain
 	udp.Port = 5555
 	s.ensureTunnel(t, plain, true, plain.String())
@@ -164,7 +174,7 @@ func testUDPOnAndOff(t *testing.T, s system, kind TunnelKind, local netip.Addr) 
 
 // testWithoutGUE is a kernel that has no UDP around tunnels.
 func testWithoutGUE(t *testing.T, s system, kind TunnelKind, local netip.Addr) {
-	tunnel := Tunnel{Kind: kind, Local: local, MTU: 1400, Port: 5555}
+	tunnel := tunnelOf(kind, local, 5555)
 	if _, err := s.EnsureTunnel(tunnel); err == nil || !strings.Contains(err.Error(), "CONFIG_NET_FOU_IP_TUNNELS") || !strings.Contains(err.Error(), "--overlay-encap=vxlan") {
 		t.Errorf("EnsureTunnel: %v", err)
 	}
@@ -190,10 +200,10 @@ func TestOverheadAndNextHops(t *testing.T) {
 		{Tunnel{Kind: IPIP, Local: node1, Port: 5555}, node2, 32, "192.168.66.12", "", true, false},
 		{Tunnel{Kind: SIT, Local: node1}, node2, 20, "", "::192.168.66.12", false, true},
 		{Tunnel{Kind: SIT, Local: node1, Port: 5555}, node2, 32, "", "::192.168.66.12", false, true},
-		{Tunnel{Kind: IP6IP6, Local: six1}, six2, 40, "", "fd00:66::12", false, true},
-		{Tunnel{Kind: IP6IP6, Local: six1, Port: 5555}, six2, 52, "", "fd00:66::12", false, true},
+		{Tunnel{Kind: IP6IP6, Local: six1, Remote: six2}, six2, 40, "", "", false, true},
+		{Tunnel{Kind: IP6IP6, Local: six1, Remote: six2, Port: 5555}, six2, 52, "", "", false, true},
 		{Tunnel{Kind: VXLAN, Local: node1, Port: 4789}, node2, 50, "192.168.66.12", "fe80::6b:c0ff:fea8:420c", true, true},
-		{Tunnel{Kind: VXLAN, Local: six1, Port: 4789}, six2, 70, "", "fd00:66::12", false, true},
+		{Tunnel{Kind: VXLAN, Local: six1, Port: 4789}, six2, 70, "", "fe80::25:46ff:fe38:32f5", false, true},
 	} {
 		if got := test.tunnel.Overhead(); got != test.overhead {
 			t.Errorf("%s: overhead %d, want %d", test.tunnel, got, test.overhead)
@@ -205,7 +215,7 @@ func TestOverheadAndNextHops(t *testing.T) {
 			if got := test.tunnel.Carries(f); got != want.carries {
 				t.Errorf("%s carries %s: %t", test.tunnel, f, got)
 			}
-			if want.carries && test.tunnel.NextHop(test.node, f) != netip.MustParseAddr(want.hop) {
+			if hop, _ := netip.ParseAddr(want.hop); want.carries && test.tunnel.NextHop(test.node, f) != hop {
 				t.Errorf("%s, %s: next hop %s, want %s", test.tunnel, f, test.tunnel.NextHop(test.node, f), want.hop)
 			}
 		}
