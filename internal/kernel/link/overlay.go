@@ -2,11 +2,9 @@ package link
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net"
 	"net/netip"
 	"regexp"
@@ -30,8 +28,19 @@ const (
 	VXLAN  TunnelKind = "vxlan"  // Ethernet in UDP (RFC 7348)
 )
 
-// vni is the VXLAN network identifier of the cluster.
-const vni = 1
+// The VXLAN network identifiers of the cluster. The kernel takes each once a
+// port, whatever family wraps it.
+const (
+	vni4 = 1
+	vni6 = 2
+)
+
+func (t Tunnel) vni() int {
+	if t.Local.Is6() {
+		return vni6
+	}
+	return vni4
+}
 
 // Tunnel is a link with many ends: a packet goes to the node that is the next
 // hop of its route. So there is one a node and not one for each other node.
@@ -138,10 +147,7 @@ func hardwareAddr(node netip.Addr) net.HardwareAddr {
 		copy(hw[2:], node.AsSlice())
 		return hw
 	}
-	h := fnv.New64a()
-	h.Write(node.AsSlice())
-	var sum [8]byte
-	binary.BigEndian.PutUint64(sum[:], h.Sum64())
+	sum := sha256.Sum256(node.AsSlice())
 	copy(hw[1:], sum[:])
 	return hw
 }

@@ -137,7 +137,7 @@ func (t Tunnel) link() netlink.Link {
 			Proto: protocolIPv6InIP, EncapType: encap, EncapDport: t.Port, EncapFlags: encapFlagCsum6}
 	}
 	attrs.HardwareAddr = hardwareAddr(t.Local)
-	return &netlink.Vxlan{LinkAttrs: attrs, SrcAddr: local, VxlanId: vni, Port: int(t.Port), TTL: tunnelTTL,
+	return &netlink.Vxlan{LinkAttrs: attrs, SrcAddr: local, VxlanId: t.vni(), Port: int(t.Port), TTL: tunnelTTL,
 		UDP6ZeroCSumRx: t.Local.Is6()}
 }
 
@@ -147,7 +147,7 @@ func (t Tunnel) matches(link netlink.Link) bool {
 	switch l := link.(type) {
 	case *netlink.Vxlan:
 		local, port = toAddr(l.SrcAddr), uint16(l.Port)
-		if l.VxlanId != vni || l.Learning || l.HardwareAddr.String() != hardwareAddr(t.Local).String() {
+		if l.VxlanId != t.vni() || l.Learning || l.HardwareAddr.String() != hardwareAddr(t.Local).String() {
 			return false
 		}
 	case *netlink.Iptun:

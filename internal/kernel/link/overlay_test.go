@@ -102,7 +102,7 @@ fe80::6b:c0ff:fea8:460d lladdr 02:6b:c0:a8:46:0d
 	s.tunnelNodes(t, tunnel, 3, node2, node3)
 	s.ensureTunnel(t, tunnel, false, both)
 
-	over6 := Tunnel{Kind: VXLAN, Local: six1, MTU: 1430, Port: 4790} // a port is for one of them
+	over6 := Tunnel{Kind: VXLAN, Local: six1, MTU: 1430, Port: 4789}
 	s.ensureTunnel(t, over6, true, over6.String())
 	s.tunnelNodes(t, over6, 2, six2)
 	s.tunnelNodes(t, over6, 0, six2)
@@ -203,7 +203,7 @@ func TestOverheadAndNextHops(t *testing.T) {
 		{Tunnel{Kind: IP6IP6, Local: six1, Remote: six2}, six2, 40, "", "", false, true},
 		{Tunnel{Kind: IP6IP6, Local: six1, Remote: six2, Port: 5555}, six2, 52, "", "", false, true},
 		{Tunnel{Kind: VXLAN, Local: node1, Port: 4789}, node2, 50, "192.168.66.12", "fe80::6b:c0ff:fea8:420c", true, true},
-		{Tunnel{Kind: VXLAN, Local: six1, Port: 4789}, six2, 70, "", "fe80::25:46ff:fe38:32f5", false, true},
+		{Tunnel{Kind: VXLAN, Local: six1, Port: 4789}, six2, 70, "", "fe80::2f:8bff:fe43:cff0", false, true},
 	} {
 		if got := test.tunnel.Overhead(); got != test.overhead {
 			t.Errorf("%s: overhead %d, want %d", test.tunnel, got, test.overhead)
