@@ -99,7 +99,7 @@ func agent(name string) error {
 	feeds := cluster.NewFeeds()
 	c := New(Config{
 		NodeName: name, Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
-		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true,
+		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true, AutoMTU: true,
 		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
 	}, feeds, drivers, &warnings{}, log)
 	ctx, cancel := context.WithCancel(context.Background())

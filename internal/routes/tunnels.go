@@ -1,0 +1,223 @@
+package routes
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/overlay"
+)
+
+// host is this node as the overlay sees it.
+func (s self) host(links []link.Addr) overlay.Host {
+	h := overlay.Host{Name: s.name, PodCIDRs: s.podCIDRs(), MTU: s.mtu}
+	for _, ip := range s.ip {
+		if ip.IsValid() {
+			h.IPs = append(h.IPs, ip)
+		}
+	}
+	h.Near = func(a netip.Addr) bool {
+		_, reason := linkTo(a, links)
+		return reason == ""
+	}
+	return h
+}
+
+// podMTU is the MTU of the bridge and of the Pods in bytes, or 0 where it is
+// left to others.
+func (c Config) podMTU(me self) int {
+	if !c.AutoMTU {
+		return 0
+	}
+	return c.Overlay.MTU(me.host(nil))
+}
+
+// nextHop is the way to a next hop, through a tunnel or by a link of this host,
+// or why there is none.
+func nextHop(hop netip.Addr, links []link.Addr, tunnels overlay.Plan) (route.NextHop, string) {
+	if through, ok := tunnels.Hop(hop); ok {
+		return through, ""
+	}
+	name, reason := linkTo(hop, links)
+	return route.NextHop{Via: hop, Link: name}, reason
+}
+
+func isTunnel(name string) bool { return strings.HasPrefix(name, link.TunnelPrefix) }
+
+// buildTunnels makes the tunnels to other nodes what they should be. Those that
+// are not needed any more go when all routes have been learned anew: until then
+// the kernel has routes of a former run that lead there.
+func (c *Controller) buildTunnels() error {
+	me := c.identity()
+	if !me.primary.IsValid() {
+		return errLater
+	}
+	before := c.tunnels
+	c.tunnels = overlay.Compile(c.config.Overlay, me.host(c.links), c.present())
+	errs := []error{c.ensureTunnels()}
+	if len(c.tunnels.Tunnels) > 0 {
+		errs = append(errs, c.admitTunnels())
+	}
+	errs = append(errs, c.leadPods())
+	c.markRoutes(before)
+	c.mu.Lock()
+	swept := c.swept
+	c.mu.Unlock()
+	if swept {
+		errs = append(errs, c.removeTunnels())
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Controller) ensureTunnels() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(c.tunnels.Tunnels)) {
+		t := c.tunnels.Tunnels[name]
+		changed, err := c.drivers.Links.EnsureTunnel(t)
+		if changed {
+			c.log.Info("routes: tunnel set up", "link", t.String())
+		}
+		if err == nil && t.Kind == link.VXLAN {
+			_, err = c.drivers.Links.SetTunnelNodes(t, c.tunnels.Nodes[name])
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// admitTunnels turns the check of source addresses off for what comes out of
+// tunnels. A node's own packets to Pods do, while the way back to the node is
+// not through the tunnel; and with direct server return those of clients. Since
+// the stricter of all's and a link's counts, and a link without an address has
+// only 0 for "no check", the links get what all has now
+// (Documentation/networking/ip-sysctl.rst, rp_filter).
+func (c *Controller) admitTunnels() error {
+	if !slices.Contains(c.config.Families, inet.IPv4) {
+		return nil
+	}
+	all, err := c.reverseCheck("all")
+	if err != nil {
+		return err
+	}
+	var list []parameter
+	if all > 0 {
+		names := []string{"default", "lo", Bridge}
+		for _, l := range c.links {
+			if l.Prefix.Addr().Is4() && !slices.Contains(names, l.Link) {
+				names = append(names, l.Link)
+			}
+		}
+		for _, name := range names {
+			if own, err := c.reverseCheck(name); err == nil && own < all {
+				list = append(list, parameter{reversePath(name), strconv.Itoa(all)})
+			}
+		}
+		list = append(list, parameter{reversePath("all"), "0"})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.tunnels.Tunnels)) {
+		if c.tunnels.Tunnels[name].Carries(inet.IPv4) {
+			list = append(list, parameter{reversePath(name), "0"})
+		}
+	}
+	return c.setParameters(list)
+}
+
+func reversePath(link string) string { return "net/ipv4/conf/" + link + "/rp_filter" }
+
+func (c *Controller) reverseCheck(link string) (int, error) {
+	text, err := c.drivers.Sysctl.Get(reversePath(link))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
+// leadPods leads what Pods send to other nodes through the tunnels.
+func (c *Controller) leadPods() error {
+	for key, err := range c.detours.Set(c.tunnels.Routes) {
+		return fmt.Errorf("the way of Pods to node %s: %w", key.Dst.Addr(), err)
+	}
+	gone := c.detours.Retain(func(k route.Key) bool { return c.tunnels.Routes[k] != nil })
+	for key, err := range gone {
+		return fmt.Errorf("removing the way of Pods to %s: %w", key.Dst, err)
+	}
+	rules, err := c.drivers.Routes.Rules()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, rule := range c.tunnels.Rules {
+		if !slices.Contains(rules, rule) {
+			errs = append(errs, c.drivers.Routes.AddRule(rule))
+		}
+	}
+	for _, rule := range rules {
+		if rule.Table == overlay.Table && !slices.Contains(c.tunnels.Rules, rule) {
+			errs = append(errs, c.drivers.Routes.DeleteRule(rule))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// markRoutes marks the learned routes that lead elsewhere than before.
+func (c *Controller) markRoutes(before overlay.Plan) {
+	speaker := c.speaking()
+	if speaker == nil {
+		return
+	}
+	for prefix, hops := range speaker.Learned() {
+		if c.tunnels.Changed(before, hops) {
+			c.queue.Mark(key{stepRoute, prefix})
+		}
+	}
+}
+
+func (c *Controller) removeTunnels() error {
+	deleted, err := c.drivers.Links.DeleteTunnels(func(name string) bool {
+		_, wanted := c.tunnels.Tunnels[name]
+		return wanted
+	})
+	if len(deleted) > 0 {
+		c.log.Info("routes: tunnels removed", "links", deleted)
+	}
+	return err
+}
+
+// guardRules let nobody but nodes send packets out of a tunnel's end: they could
+// be from anyone to any Pod.
+func guardRules(f inet.Family, c Config) []string {
+	var wrapped []string
+	if c.Overlay.Encap != overlay.IPIP {
+		wrapped = append(wrapped, "-p udp -m udp --dport "+strconv.Itoa(int(c.Overlay.Port)))
+	}
+	if c.Overlay.Encap != overlay.VXLAN { // a tunnel in UDP takes packets without it as well
+		if f == inet.IPv4 && slices.Contains(c.Families, inet.IPv4) {
+			wrapped = append(wrapped, "-p 4")
+		}
+		if slices.Contains(c.Families, inet.IPv6) {
+			wrapped = append(wrapped, "-p 41")
+		}
+	}
+	var rules []string
+	for _, match := range wrapped {
+		rules = append(rules, match+` -m set ! --match-set `+setName(nodeIPs, f)+` src -m comment --comment "tunnels are for nodes" -j DROP`)
+	}
+	return rules
+}
+
+// guard adds guardRules to the filter table.
+func guard(filter *iptables.Content, f inet.Family, c Config) {
+	if !c.Overlay.Enabled {
+		return
+	}
+	filter.Chains[tunnelsChain] = guardRules(f, c)
+	filter.Jumps = append(filter.Jumps, iptables.Jump{Chain: "INPUT", Rank: iptables.RankRoutes, Rule: "-j " + tunnelsChain})
+}
