@@ -120,6 +120,11 @@ func (p Plan) lead(c Config, me Host, addr netip.Addr, node *cluster.Node) {
 		}
 	}
 	t := c.tunnel(family, local, remote, me.MTU)
+	for _, own := range me.IPs {
+		if f := inet.FamilyOf(own); t.Carries(f) {
+			t.Sources[map[inet.Family]int{inet.IPv4: 0, inet.IPv6: 1}[f]] = own
+		}
+	}
 	hop := route.NextHop{Via: t.NextHop(remote, family), Link: t.Name()}
 	hop.OnLink = hop.Via.IsValid()
 	if t.Kind == link.VXLAN && !slices.Contains(p.Nodes[t.Name()], remote) {

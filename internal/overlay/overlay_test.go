@@ -65,41 +65,41 @@ func TestCompile(t *testing.T) {
 	}{
 		{"off", Config{Encap: IPIP}, host("192.168.66.11"), four, ``},
 		{"IPIP to other subnets", Config{Enabled: true, Encap: IPIP, Port: 5555}, host("192.168.66.11"), four, `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1480
+kube-tun-ipip ipip local 192.168.66.11 mtu 1480 src 192.168.66.11
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 pods of 192.168.70.14 via 192.168.70.14 dev kube-tun-ipip
 32700: from 10.244.1.0/24 lookup 77
 `},
 		{"IPIP to all nodes", Config{Enabled: true, Full: true, Encap: IPIP}, host("192.168.66.11"), four, `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1480
+kube-tun-ipip ipip local 192.168.66.11 mtu 1480 src 192.168.66.11
 pods of 192.168.66.12 via 192.168.66.12 dev kube-tun-ipip
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 pods of 192.168.70.14 via 192.168.70.14 dev kube-tun-ipip
 32700: from 10.244.1.0/24 lookup 77
 `},
 		{"FoU", Config{Enabled: true, Encap: FoU, Port: 5555}, host("192.168.66.11"), four, `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555
+kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555 src 192.168.66.11
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 pods of 192.168.70.14 via 192.168.70.14 dev kube-tun-ipip
 32700: from 10.244.1.0/24 lookup 77
 `},
 		{"VXLAN", Config{Enabled: true, Encap: VXLAN, Port: 4789}, host("192.168.66.11"), four, `
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11
   to 192.168.70.13 192.168.70.14
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-vxlan
 pods of 192.168.70.14 via 192.168.70.14 dev kube-tun-vxlan
 32700: from 10.244.1.0/24 lookup 77
 `},
 		{"both families in IPv4", Config{Enabled: true, Encap: IPIP}, host("192.168.66.11", "fd00:66::11"), both, `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1480
-kube-tun-sit sit local 192.168.66.11 mtu 1480
+kube-tun-ipip ipip local 192.168.66.11 mtu 1480 src 192.168.66.11
+kube-tun-sit sit local 192.168.66.11 mtu 1480 src fd00:66::11
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 pods of fd00:70::13 via ::c0a8:460d dev kube-tun-sit
 32700: from 10.244.1.0/24 lookup 77
 32700: from fd00:244:1::/64 lookup 77
 `},
 		{"both families in one VXLAN", Config{Enabled: true, Encap: VXLAN, Port: 4789}, host("192.168.66.11", "fd00:66::11"), both, `
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11 src fd00:66::11
   to 192.168.70.13
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-vxlan
 pods of fd00:70::13 via fe80::6b:c0ff:fea8:460d dev kube-tun-vxlan
@@ -107,14 +107,14 @@ pods of fd00:70::13 via fe80::6b:c0ff:fea8:460d dev kube-tun-vxlan
 32700: from fd00:244:1::/64 lookup 77
 `},
 		{"IPv6 alone has a link for each node", Config{Enabled: true, Encap: FoU, Port: 5555}, host("fd00:66::11"), six, `
-tun-c5c37a84408 ip6tnl local fd00:66::11 remote fd00:70::14 mtu 1448 gue 5555
-tun-da2ae57ce69 ip6tnl local fd00:66::11 remote fd00:70::13 mtu 1448 gue 5555
+tun-c5c37a84408 ip6tnl local fd00:66::11 remote fd00:70::14 mtu 1448 gue 5555 src fd00:66::11
+tun-da2ae57ce69 ip6tnl local fd00:66::11 remote fd00:70::13 mtu 1448 gue 5555 src fd00:66::11
 pods of fd00:70::13 dev tun-da2ae57ce69
 pods of fd00:70::14 dev tun-c5c37a84408
 32700: from fd00:244:1::/64 lookup 77
 `},
 		{"VXLAN in IPv6", Config{Enabled: true, Encap: VXLAN, Port: 4789}, host("fd00:66::11"), six, `
-kube-tun-vxlan6 vxlan local fd00:66::11 mtu 1430 port 4789
+kube-tun-vxlan6 vxlan local fd00:66::11 mtu 1430 port 4789 src fd00:66::11
   to fd00:70::13 fd00:70::14
 pods of fd00:70::13 via fe80::da:2aff:fee5:7ce6 dev kube-tun-vxlan6
 pods of fd00:70::14 via fe80::c5:c3ff:fe7a:8440 dev kube-tun-vxlan6
@@ -122,9 +122,9 @@ pods of fd00:70::14 via fe80::c5:c3ff:fe7a:8440 dev kube-tun-vxlan6
 `},
 		{"a node of one family beside nodes of two", Config{Enabled: true, Encap: VXLAN, Port: 4789}, host("192.168.66.11", "fd00:66::11"),
 			nodes("", "192.168.70.12,fd00:70::12", "fd00:70::13"), `
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11 src fd00:66::11
   to 192.168.70.12
-kube-tun-vxlan6 vxlan local fd00:66::11 mtu 1430 port 4789
+kube-tun-vxlan6 vxlan local fd00:66::11 mtu 1430 port 4789 src fd00:66::11
   to fd00:70::13
 pods of 192.168.70.12 via 192.168.70.12 dev kube-tun-vxlan
 pods of fd00:70::12 via fe80::6b:c0ff:fea8:460c dev kube-tun-vxlan
@@ -134,7 +134,7 @@ pods of fd00:70::13 via fe80::da:2aff:fee5:7ce6 dev kube-tun-vxlan6
 `},
 		{"nodes without an address, with ours, and with one address", Config{Enabled: true, Full: true, Encap: IPIP}, host("192.168.66.11"),
 			nodes("", "", "192.168.66.11", "192.168.70.13", "192.168.70.13"), `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1480
+kube-tun-ipip ipip local 192.168.66.11 mtu 1480 src 192.168.66.11
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 32700: from 10.244.1.0/24 lookup 77
 `},

@@ -47,7 +47,7 @@ func (c *Controller) readLinks() error {
 		return fmt.Errorf("reading the host's addresses: %w", err)
 	}
 	links = slices.DeleteFunc(links, func(l link.Addr) bool {
-		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge || isTunnel(l.Link) // Pods come and go there
+		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge // Pods come and go there
 	})
 	if slices.Equal(links, c.links) {
 		return nil

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
@@ -49,8 +48,6 @@ func nextHop(hop netip.Addr, links []link.Addr, tunnels overlay.Plan) (route.Nex
 	name, reason := linkTo(hop, links)
 	return route.NextHop{Via: hop, Link: name}, reason
 }
-
-func isTunnel(name string) bool { return strings.HasPrefix(name, link.TunnelPrefix) }
 
 // buildTunnels makes the tunnels to other nodes what they should be. Those that
 // are not needed any more go when all routes have been learned anew: until then
@@ -95,10 +92,11 @@ func (c *Controller) ensureTunnels() error {
 
 // admitTunnels turns the check of source addresses off for what comes out of
 // tunnels. A node's own packets to Pods do, while the way back to the node is
-// not through the tunnel; and with direct server return those of clients. Since
-// the stricter of all's and a link's counts, and a link without an address has
-// only 0 for "no check", the links get what all has now
-// (Documentation/networking/ip-sysctl.rst, rp_filter).
+// not through the tunnel; with direct server return, those of clients do, too,
+// and answers come from a Service's address, which is this node's own as well.
+// Since the stricter of all's and a link's counts, and a link without an address
+// has only 0 for "no check", the links get what all has now
+// (Documentation/networking/ip-sysctl.rst, rp_filter and accept_local).
 func (c *Controller) admitTunnels() error {
 	if !slices.Contains(c.config.Families, inet.IPv4) {
 		return nil
@@ -124,7 +122,7 @@ func (c *Controller) admitTunnels() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.tunnels.Tunnels)) {
 		if c.tunnels.Tunnels[name].Carries(inet.IPv4) {
-			list = append(list, parameter{reversePath(name), "0"})
+			list = append(list, parameter{reversePath(name), "0"}, parameter{"net/ipv4/conf/" + name + "/accept_local", "1"})
 		}
 	}
 	return c.setParameters(list)

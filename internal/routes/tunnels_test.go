@@ -25,6 +25,9 @@ func strictHost(t *testing.T) *host {
 	for name, value := range map[string]string{"all": "1", "default": "0", "lo": "0", "eth0": "2", Bridge: "0", "kube-tun-ipip": "0", "kube-tun-vxlan": "1"} {
 		values["net/ipv4/conf/"+name+"/rp_filter"] = value
 	}
+	for _, name := range []string{"kube-tun-ipip", "kube-tun-vxlan"} {
+		values["net/ipv4/conf/"+name+"/accept_local"] = "0"
+	}
 	h.sysctl = sysctl.NewFake(values)
 	return h
 }
@@ -93,7 +96,7 @@ func (r *run) tunnelsAre(want string) {
 }
 
 const mixed = `
-kube-tun-ipip ipip local 192.168.66.11 mtu 1430
+kube-tun-ipip ipip local 192.168.66.11 mtu 1430 src 192.168.66.11
 kube-bridge bridge mtu 1430 up
 32700: from 10.244.1.0/24 lookup 77
 # main
@@ -117,6 +120,9 @@ func TestTunnelsLeadToOtherSubnets(t *testing.T) {
 		if got, _ := h.sysctl.Get("net/ipv4/conf/" + name + "/rp_filter"); got != want {
 			t.Errorf("rp_filter of %s is %s, want %s", name, got, want)
 		}
+	}
+	if got, _ := h.sysctl.Get("net/ipv4/conf/kube-tun-ipip/accept_local"); got != "1" {
+		t.Errorf("accept_local is %s: answers of direct server return would be dropped", got)
 	}
 	if filter := h.rules.Text(iptables.Filter); !strings.Contains(filter, "-A INPUT -j KUBE-ROUTER-TUNNELS\n") ||
 		!strings.Contains(filter, `-A KUBE-ROUTER-TUNNELS -p 4 -m set ! --match-set kube-router-node-ips src -m comment --comment "tunnels are for nodes" -j DROP`) {
@@ -155,7 +161,7 @@ kube-bridge bridge mtu 1400 up
 	r.answersFar(far(3))
 	r.answersFar(far(4))
 	r.tunnelsAre(`
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1400 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1400 port 4789 src 192.168.66.11
 02:6b:c0:a8:46:0d dst 192.168.70.13
 02:6b:c0:a8:46:0e dst 192.168.70.14
 192.168.70.13 lladdr 02:6b:c0:a8:46:0d
@@ -186,7 +192,7 @@ func TestTunnelsToAllNodes(t *testing.T) {
 	r.answers(2)
 	r.host.speaker().Deliver(addr("192.168.66.12"), prefix("192.0.2.0/24"), addr("192.168.66.99")) // of a router
 	r.tunnelsAre(`
-kube-tun-ipip ipip local 192.168.66.11 mtu 1418 gue 5555
+kube-tun-ipip ipip local 192.168.66.11 mtu 1418 gue 5555 src 192.168.66.11
 kube-bridge bridge mtu 1418 up
 32700: from 10.244.1.0/24 lookup 77
 # main

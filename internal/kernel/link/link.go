@@ -69,10 +69,10 @@ type Interface interface {
 	// DeleteTunnels removes the Tunnels that keep does not claim, and those that
 	// earlier releases made.
 	DeleteTunnels(keep func(name string) bool) (deleted []string, err error)
-	// Addrs returns the addresses of all links, both families, in the order
-	// of the links and, within a link, of the kernel.
+	// Addrs returns the addresses of all links but Tunnels, both families, in the
+	// order of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)
-	// Find returns the link that holds an address, or ErrNotFound.
+	// Find returns the link that holds an address and is no Tunnel, or ErrNotFound.
 	Find(netip.Addr) (Link, error)
 }
 

@@ -127,13 +127,24 @@ func tunnelText(t *testing.T, name string) string {
 		text += " down"
 	}
 	if l.LinkInfo.Kind == "vxlan" {
-		return text + fmt.Sprintf(" port %d", l.LinkInfo.Data.Port) + entriesText(t, name)
+		return text + fmt.Sprintf(" port %d", l.LinkInfo.Data.Port) + sourcesText(t, name) + entriesText(t, name)
 	}
 	if details := nstest.Run(t, "ip", "-details", "link", "show", "dev", name); strings.Contains(details, "encap gue") {
 		_, port, _ := strings.Cut(details, "encap-dport ")
 		text += " gue " + strings.Fields(port)[0]
 		if family, open := familyOption(l.LinkInfo.Kind), strings.Fields(port)[0]; !strings.Contains(nstest.Run(t, "ip", family, "fou", "show"), "port "+open+" gue") {
 			text += " closed"
+		}
+	}
+	return text + sourcesText(t, name)
+}
+
+func sourcesText(t *testing.T, name string) (text string) {
+	for _, bits := range []string{"/32", "/128"} {
+		for word := range strings.FieldsSeq(nstest.Run(t, "ip", "address", "show", "dev", name)) {
+			if addr, ok := strings.CutSuffix(word, bits); ok {
+				text += " src " + addr
+			}
 		}
 	}
 	return text

@@ -53,6 +53,11 @@ type Tunnel struct {
 	// Remote is the other node's address for IP6IP6, else invalid.
 	Remote netip.Addr
 	MTU    int // bytes, of what is wrapped
+	// Sources are this node's addresses, IPv4 and IPv6, or invalid: packets that
+	// begin here, and those that are masqueraded, have them. Without them the
+	// kernel would take the address of any link. They are the link's, beside
+	// those with which nodes are reached; Addrs does not list them.
+	Sources [2]netip.Addr
 	// Port is the UDP port of VXLAN; for the other kinds it wraps packets in UDP
 	// once more, as Generic UDP Encapsulation (the kernel's fou module), or is 0.
 	Port uint16
@@ -71,7 +76,7 @@ func (t Tunnel) Name() string {
 	return TunnelPrefix + string(t.Kind)
 }
 
-// String is "kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555".
+// String is "kube-tun-ipip ipip local 192.168.66.11 mtu 1468 gue 5555 src 192.168.66.11".
 func (t Tunnel) String() string {
 	s := fmt.Sprintf("%s %s local %s", t.Name(), t.Kind, t.Local)
 	if t.Remote.IsValid() {
@@ -80,9 +85,14 @@ func (t Tunnel) String() string {
 	s += fmt.Sprintf(" mtu %d", t.MTU)
 	switch {
 	case t.Kind == VXLAN:
-		return fmt.Sprintf("%s port %d", s, t.Port)
+		s += fmt.Sprintf(" port %d", t.Port)
 	case t.Port != 0:
-		return fmt.Sprintf("%s gue %d", s, t.Port)
+		s += fmt.Sprintf(" gue %d", t.Port)
+	}
+	for _, a := range t.Sources {
+		if a.IsValid() {
+			s += " src " + a.String()
+		}
 	}
 	return s
 }
@@ -197,6 +207,11 @@ func (t Tunnel) taken(kind string) error {
 	return fmt.Errorf("link %s is a %s, not a tunnel of the overlay: remove or rename it", t.Name(), kind)
 }
 
+// IsTunnelName says whether a link's name is one of those that Tunnels have.
+func IsTunnelName(name string) bool {
+	return strings.HasPrefix(name, TunnelPrefix) || endName.MatchString(name)
+}
+
 // endName matches the names of tunnels with one end. Earlier releases had only
 // such ones; one that is left takes its node's packets away from ours.
 var endName = regexp.MustCompile(`^tun-[0-9a-f]{11}$`)
@@ -204,7 +219,7 @@ var endName = regexp.MustCompile(`^tun-[0-9a-f]{11}$`)
 // isOurTunnel says whether a link was made by us, now or formerly.
 func isOurTunnel(name, kind string) bool {
 	known := slices.Contains([]string{string(IPIP), string(SIT), string(IP6IP6), string(VXLAN)}, kind)
-	return known && (strings.HasPrefix(name, TunnelPrefix) || endName.MatchString(name))
+	return known && IsTunnelName(name)
 }
 
 var errNoPeers = errors.New("only VXLAN has a list of nodes")

@@ -61,6 +61,42 @@ func (k *Kernel) EnsureTunnel(t Tunnel) (changed bool, err error) {
 		}
 		changed = true
 	}
+	moved, err := k.setSources(link, t)
+	return changed || moved, err
+}
+
+// setSources gives the link the Sources and takes other ones away, but not what
+// the kernel gave it itself.
+func (k *Kernel) setSources(link netlink.Link, t Tunnel) (changed bool, err error) {
+	list, err := dump(func() ([]netlink.Addr, error) { return k.handle.AddrList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return false, fmt.Errorf("ip address show dev %s: %w", t.Name(), err)
+	}
+	missing := slices.DeleteFunc(slices.Clone(t.Sources[:]), func(a netip.Addr) bool { return !a.IsValid() })
+	for _, a := range list {
+		ip := toPrefix(a.IPNet)
+		if slices.Contains(missing, ip.Addr()) && ip.IsSingleIP() {
+			missing = slices.DeleteFunc(missing, func(m netip.Addr) bool { return m == ip.Addr() })
+			continue
+		}
+		if !ip.IsSingleIP() {
+			continue // fe80::/64, and ::/96 of SIT
+		}
+		if err := k.handle.AddrDel(link, &a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return changed, fmt.Errorf("ip address delete %s dev %s: %w", ip, t.Name(), err)
+		}
+		changed = true
+	}
+	for _, a := range missing {
+		add := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+		if a.Is6() {
+			add.Flags = unix.IFA_F_NODAD // the other link with it answers
+		}
+		if err := k.handle.AddrAdd(link, add); err != nil {
+			return changed, fmt.Errorf("ip address add %s dev %s: %w", a, t.Name(), err)
+		}
+		changed = true
+	}
 	return changed, nil
 }
 

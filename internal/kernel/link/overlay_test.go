@@ -35,7 +35,7 @@ func (s system) tunnelNodes(t *testing.T, tunnel Tunnel, wantChanged int, nodes 
 
 // tunnelOf has another node where the kind has one.
 func tunnelOf(kind TunnelKind, local netip.Addr, port uint16) Tunnel {
-	t := Tunnel{Kind: kind, Local: local, MTU: 1400, Port: port}
+	t := Tunnel{Kind: kind, Local: local, MTU: 1400, Port: port, Sources: [2]netip.Addr{node1, six1}}
 	if kind == IP6IP6 {
 		t.Remote = six2
 	}
@@ -48,8 +48,12 @@ func testTunnelLink(t *testing.T, s system, kind TunnelKind, local netip.Addr, p
 	tunnel := tunnelOf(kind, local, port)
 	s.ensureTunnel(t, tunnel, true, tunnel.String())
 	s.ensureTunnel(t, tunnel, false, tunnel.String())
+	if addrs, err := s.Addrs(); err != nil || slices.ContainsFunc(addrs, func(a Addr) bool { return a.Link == tunnel.Name() }) {
+		t.Errorf("Addrs has those of the tunnel: %v, %v", addrs, err)
+	}
 	other := tunnel
 	other.MTU = 1300
+	other.Sources = [2]netip.Addr{node3}
 	if port != 0 {
 		other.Port++
 	}
