@@ -62,7 +62,8 @@ exact: ## policies against the API's documentation, in random clusters; CASES=10
 kernel: # drivers on this host's kernel, in network namespaces of their own
 	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel $(call packages,kernel)
 
-guest: lab-tool # drivers on a kernel that has IPVS and IPIP
+guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
+	@$(STAGE) run "modules of the guest's kernel" $(LAB) modules
 	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
 
 lint: ## gofmt, go vet, staticcheck, and the rules of the house

@@ -85,6 +85,16 @@ func (p Plan) Changed(other Plan, nodes []netip.Addr) bool {
 	})
 }
 
+// Without is the Plan without a tunnel and all that leads there.
+func (p Plan) Without(name string) Plan {
+	there := func(hop route.NextHop) bool { return hop.Link == name }
+	p.Tunnels, p.Routes, p.hops = maps.Clone(p.Tunnels), maps.Clone(p.Routes), maps.Clone(p.hops)
+	delete(p.Tunnels, name)
+	maps.DeleteFunc(p.hops, func(_ netip.Addr, hop route.NextHop) bool { return there(hop) })
+	maps.DeleteFunc(p.Routes, func(_ route.Key, r *route.Route) bool { return slices.ContainsFunc(r.NextHops, there) })
+	return p
+}
+
 // Compile returns the overlay of this node among the Nodes.
 func Compile(c Config, me Host, nodes map[string]*cluster.Node) Plan {
 	p := Plan{

@@ -250,7 +250,7 @@ func linkTo(hop netip.Addr, links []link.Addr) (name, reason string) {
 		}
 	}
 	if longest < 0 {
-		return "", fmt.Sprintf("next hop %s is not on a subnet of this node, and no tunnel leads there: see --enable-overlay", hop)
+		return "", fmt.Sprintf("next hop %s is not on a subnet of this node, and no tunnel leads there (--enable-overlay)", hop)
 	}
 	return name, ""
 }

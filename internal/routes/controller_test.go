@@ -511,7 +511,7 @@ func TestLearnedRoutes(t *testing.T) {
 		{prefix("0.0.0.0/0"), "a default route is never taken from a peer"},
 		{prefix("10.7.0.0/24"), "next hop fd00::12 is of another address family"},
 		{prefix("10.8.0.0/24"), "next hop 192.168.66.11 is this node itself"},
-		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node, and no tunnel leads there: see --enable-overlay"},
+		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node, and no tunnel leads there (--enable-overlay)"},
 		{prefix("10.244.1.128/25"), "within this node's own Pod CIDR 10.244.1.0/24"},
 		{prefix("127.0.0.0/8"), "not a destination that Pods or Services have"},
 		{prefix("169.254.0.0/16"), "not a destination that Pods or Services have"},

@@ -57,8 +57,8 @@ func (c *Controller) buildTunnels() error {
 	if !me.primary.IsValid() {
 		return errLater
 	}
-	before := c.tunnels
-	c.tunnels = overlay.Compile(c.config.Overlay, me.host(c.links), c.present())
+	before, wanted := c.tunnels, overlay.Compile(c.config.Overlay, me.host(c.links), c.present())
+	c.tunnels = wanted
 	errs := []error{c.ensureTunnels()}
 	if len(c.tunnels.Tunnels) > 0 {
 		errs = append(errs, c.admitTunnels())
@@ -69,11 +69,12 @@ func (c *Controller) buildTunnels() error {
 	swept := c.swept
 	c.mu.Unlock()
 	if swept {
-		errs = append(errs, c.removeTunnels())
+		errs = append(errs, c.removeTunnels(wanted))
 	}
 	return errors.Join(errs...)
 }
 
+// ensureTunnels leaves those out that cannot be made: nothing is led there.
 func (c *Controller) ensureTunnels() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.tunnels.Tunnels)) {
@@ -85,7 +86,10 @@ func (c *Controller) ensureTunnels() error {
 		if err == nil && t.Kind == link.VXLAN {
 			_, err = c.drivers.Links.SetTunnelNodes(t, c.tunnels.Nodes[name])
 		}
-		errs = append(errs, err)
+		if err != nil {
+			c.tunnels = c.tunnels.Without(name)
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -178,10 +182,10 @@ func (c *Controller) markRoutes(before overlay.Plan) {
 	}
 }
 
-func (c *Controller) removeTunnels() error {
+func (c *Controller) removeTunnels(wanted overlay.Plan) error {
 	deleted, err := c.drivers.Links.DeleteTunnels(func(name string) bool {
-		_, wanted := c.tunnels.Tunnels[name]
-		return wanted
+		_, keep := wanted.Tunnels[name]
+		return keep
 	})
 	if len(deleted) > 0 {
 		c.log.Info("routes: tunnels removed", "links", deleted)

@@ -261,6 +261,8 @@ func TestATunnelThatCannotBeMadeIsReported(t *testing.T) {
 	h.links.AddLink("kube-tun-ipip", 1500)
 	r := h.start(with(overlay.Config{Encap: overlay.IPIP}), twoSubnets)
 	r.answersFar(node(2))
+	r.answersFar(far(3))
+	r.until("n3's Pods cannot be reached", func() bool { return len(r.Status().Unusable) == 1 })
 	r.until("reported", func() bool {
 		for _, p := range r.Status().Pending {
 			if p.What == "tunnels" && p.Err != nil && strings.Contains(p.Err.Error(), "not a tunnel of the overlay") {

@@ -40,6 +40,9 @@ const usage = `usage: lab COMMAND
         Service proxies side by side, each in a cluster of its own, and judged
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
+  modules
+        build the kernel modules that Debian's guest kernel lacks (FoU tunnels);
+        guests use them from then on
   image
         build kube-router's image and the test images into .lab/images
 `
@@ -105,6 +108,8 @@ func run(ctx context.Context, args []string) error {
 		return logs(rest)
 	case "build":
 		return buildPrograms(ctx, rest)
+	case "modules":
+		return buildModules(ctx, rest)
 	case "image":
 		return buildImages(ctx, rest)
 	case guest.InitCommand, guest.AgentCommand:
