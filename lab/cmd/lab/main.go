@@ -20,12 +20,14 @@ const usage = `usage: lab COMMAND
 
   guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
         run a program in a User-Mode Linux guest, for go test -exec
-  up [--nodes 3] [--router kube-router|none] [--memory 2G]
-        build what is missing and start a cluster; .lab/kubeconfig is its key
+  up [--nodes 3] [--router kube-router|none] [--memory 2G] [--subnets 2] [--peer]
+        build what is missing and start a cluster; .lab/kubeconfig is its key.
+        --subnets 2 puts every other node into a second subnet, with a router
+        between; --peer starts a BGP router outside of the cluster
   down
         end the cluster and remove it
   exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND [ARGS]
-        run a command on a node, as root
+        run a command on a node, as root; or on the router, or the peer
   status
         what runs; exit status 0 only if the whole cluster does
   logs COMPONENT
