@@ -18,7 +18,7 @@ const (
 )
 
 // OwnedChains are what the names of all chains of this controller begin with.
-func OwnedChains() []string { return []string{podsChain, egressChain} }
+func OwnedChains() []string { return []string{podsChain, egressChain, tunnelsChain} }
 
 // section is this controller's rules in one family.
 //
@@ -39,16 +39,6 @@ func section(f inet.Family, config Config) iptables.Section {
 	s := iptables.Section{
 		Owner:    "routes",
 		Prefixes: OwnedChains(),
-		Tables: map[iptables.Table]iptables.Content{
-			iptables.Filter: {
-				Chains: map[string][]string{podsChain: {
-					`-i ` + Bridge + ` -m comment --comment "traffic from pods" -j ACCEPT`,
-					`-o ` + Bridge + ` -m comment --comment "traffic to pods" -j ACCEPT`,
-				}},
-				Jumps: []iptables.Jump{{Chain: "FORWARD", Rank: iptables.RankRoutes, Rule: "-j " + podsChain}},
-			},
-		},
-		Prefixes: []string{podsChain, egressChain, tunnelsChain},
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter},
 	}
 	if config.PodEgress {

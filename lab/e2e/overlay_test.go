@@ -74,10 +74,10 @@ func podCIDR(t *testing.T, n int) string {
 
 // withoutOverlay makes sure that the lab is what the tests take it for.
 func withoutOverlay(t *testing.T) {
-	routes := onNode(t, 1, "ip route show proto 17")
-	if !strings.Contains(routes, podCIDR(t, 3)+" via "+nodeIP(t, 3)) || strings.Contains(routes, podCIDR(t, 2)) {
-		t.Errorf("node1 has the routes\n%s", routes)
-	}
+	near, far := podCIDR(t, 3)+" via "+nodeIP(t, 3), podCIDR(t, 2)
+	eventually(t, func(out string, err error) bool {
+		return err == nil && strings.Contains(out, near) && !strings.Contains(out, far)
+	}, "%s exec --node 1 'ip route show proto 17'", lab)
 	peer := must(t, "%s exec --node peer 'ip -4 -o address show dev eth0'", lab)
 	address, _, _ := strings.Cut(strings.Fields(peer)[3], "/")
 	for n := 1; n <= 3; n++ {

@@ -13,6 +13,7 @@ import (
 func TestTunnelsOfTheKernel(t *testing.T) { testTunnels(t, freshKernel) }
 
 func TestTunnelOfTheKernelIsPutBack(t *testing.T) { testRestoreTunnel(t, freshKernel(t)) }
+
 func TestTunnelLinksOfTheKernel(t *testing.T) { testTunnelLinks(t, freshKernel) }
 
 func TestFormerTunnelsGo(t *testing.T) {
