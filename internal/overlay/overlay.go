@@ -78,6 +78,9 @@ func (p Plan) Hop(node netip.Addr) (route.NextHop, bool) {
 	return hop, ok
 }
 
+// SameWays says whether another Plan leads everywhere as this one does.
+func (p Plan) SameWays(other Plan) bool { return maps.Equal(p.hops, other.hops) }
+
 // Changed says whether another Plan leads elsewhere for one of the addresses.
 func (p Plan) Changed(other Plan, nodes []netip.Addr) bool {
 	return slices.ContainsFunc(nodes, func(a netip.Addr) bool {
@@ -108,7 +111,7 @@ func Compile(c Config, me Host, nodes map[string]*cluster.Node) Plan {
 		for _, own := range me.IPs {
 			addr := nodes[name].IP(inet.FamilyOf(own))
 			_, known := p.hops[addr] // two nodes with one address: nothing differs
-			if name == me.Name || !addr.IsValid() || addr == own || known || !c.Full && me.Near(addr) {
+			if name == me.Name || !addr.IsGlobalUnicast() || addr == own || known || !c.Full && me.Near(addr) {
 				continue
 			}
 			p.lead(c, me, addr, nodes[name])

@@ -132,8 +132,8 @@ pods of fd00:70::13 via fe80::da:2aff:fee5:7ce6 dev kube-tun-vxlan6
 32700: from 10.244.1.0/24 lookup 77
 32700: from fd00:244:1::/64 lookup 77
 `},
-		{"nodes without an address, with ours, and with one address", Config{Enabled: true, Full: true, Encap: IPIP}, host("192.168.66.11"),
-			nodes("", "", "192.168.66.11", "192.168.70.13", "192.168.70.13"), `
+		{"nodes without an address, with ours, with one that is none, and with one address", Config{Enabled: true, Full: true, Encap: IPIP}, host("192.168.66.11"),
+			nodes("", "", "192.168.66.11", "224.0.0.1", "127.0.0.1", "192.168.70.13", "192.168.70.13"), `
 kube-tun-ipip ipip local 192.168.66.11 mtu 1480 src 192.168.66.11
 pods of 192.168.70.13 via 192.168.70.13 dev kube-tun-ipip
 32700: from 10.244.1.0/24 lookup 77
@@ -182,6 +182,9 @@ func TestChanged(t *testing.T) {
 	me := host("192.168.66.11")
 	before := Compile(c, me, nodes("", "192.168.70.12"))
 	after := Compile(c, me, nodes("", "192.168.70.12", "192.168.70.13"))
+	if before.SameWays(after) || !before.SameWays(Compile(c, me, nodes("", "192.168.70.12"))) {
+		t.Error("SameWays")
+	}
 	for addr, want := range map[string]bool{"192.168.70.12": false, "192.168.70.13": true, "192.168.66.12": false} {
 		if got := before.Changed(after, []netip.Addr{netip.MustParseAddr(addr)}); got != want {
 			t.Errorf("%s: changed %t", addr, got)

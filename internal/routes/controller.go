@@ -163,8 +163,11 @@ type Controller struct {
 	ready   chan struct{}
 
 	// What follows belongs to the goroutine of Run.
-	links     []link.Addr
-	tunnels   overlay.Plan
+	links   []link.Addr
+	tunnels overlay.Plan
+	// withoutTunnels says that there is no overlay, and none of a former run.
+	withoutTunnels bool
+
 	done      [steps]bool
 	complaint reconcile.Complaints
 	speaks    bgp.Config // what the speaker that runs was started with

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,7 +105,8 @@ func agent(name string) error {
 	c := New(Config{
 		NodeName: name, Families: families, Overlay: overlayOf(os.Getenv("OVERLAY")), ASN: 64512, FullMesh: true, BGPPort: 179,
 		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true, AutoMTU: true,
-		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
+		EgressExcluded: []netip.Prefix{prefix("198.51.100.0/24")},
+		EnableCNI:      true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
 	}, feeds, drivers, &warnings{}, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	input := bufio.NewScanner(os.Stdin)
@@ -432,6 +434,13 @@ func TestThreeNodesOnTheKernel(t *testing.T) {
 	lan.sees("pod1", two, one)
 	lan.sees("pod2", one, two)
 	lan.sees("pod1", "192.168.66.1", "192.168.66.11")
+
+	// An excluded network sees the Pod, and knows the way back.
+	lan.in("sw", "ip", "address", "add", "198.51.100.1/32", "dev", "lo")
+	lan.in("sw", "ip", "route", "add", "10.244.1.0/24", "via", "192.168.66.11")
+	lan.in("n1", "ip", "route", "add", "198.51.100.1", "via", "192.168.66.1")
+	lan.serve("sw", "198.51.100.1")
+	lan.sees("pod1", "198.51.100.1", one)
 
 	// A restart with graceful restart is seen by nobody, on any node.
 	kernel := func() string {

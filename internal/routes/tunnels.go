@@ -54,8 +54,11 @@ func nextHop(hop netip.Addr, links []link.Addr, tunnels overlay.Plan) (route.Nex
 // the kernel has routes of a former run that lead there.
 func (c *Controller) buildTunnels() error {
 	me := c.identity()
-	if !me.primary.IsValid() {
+	switch {
+	case !me.primary.IsValid():
 		return errLater
+	case c.withoutTunnels:
+		return nil
 	}
 	before, wanted := c.tunnels, overlay.Compile(c.config.Overlay, me.host(c.links), c.present())
 	c.tunnels = wanted
@@ -71,7 +74,9 @@ func (c *Controller) buildTunnels() error {
 	if swept {
 		errs = append(errs, c.removeTunnels(wanted))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	c.withoutTunnels = err == nil && swept && !c.config.Overlay.Enabled
+	return err
 }
 
 // ensureTunnels leaves those out that cannot be made: nothing is led there.
@@ -144,18 +149,13 @@ func (c *Controller) reverseCheck(link string) (int, error) {
 
 // leadPods leads what Pods send to other nodes through the tunnels.
 func (c *Controller) leadPods() error {
-	for key, err := range c.detours.Set(c.tunnels.Routes) {
-		return fmt.Errorf("the way of Pods to node %s: %w", key.Dst.Addr(), err)
-	}
-	gone := c.detours.Retain(func(k route.Key) bool { return c.tunnels.Routes[k] != nil })
-	for key, err := range gone {
-		return fmt.Errorf("removing the way of Pods to %s: %w", key.Dst, err)
-	}
+	failed := c.detours.Set(c.tunnels.Routes)
+	maps.Copy(failed, c.detours.Retain(func(k route.Key) bool { return c.tunnels.Routes[k] != nil }))
+	errs := []error{firstOf(failed)}
 	rules, err := c.drivers.Routes.Rules()
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for _, rule := range c.tunnels.Rules {
 		if !slices.Contains(rules, rule) {
 			errs = append(errs, c.drivers.Routes.AddRule(rule))
@@ -169,10 +169,24 @@ func (c *Controller) leadPods() error {
 	return errors.Join(errs...)
 }
 
+// firstOf is one error for all routes that failed, the same as long as they do.
+func firstOf(failed map[route.Key]error) error {
+	var first netip.Prefix
+	for key := range failed {
+		if !first.IsValid() || comparePrefixes(key.Dst, first) < 0 {
+			first = key.Dst
+		}
+	}
+	if !first.IsValid() {
+		return nil
+	}
+	return fmt.Errorf("the ways of Pods to nodes: %d failed, the first: %w", len(failed), failed[route.Key{Table: overlay.Table, Dst: first}])
+}
+
 // markRoutes marks the learned routes that lead elsewhere than before.
 func (c *Controller) markRoutes(before overlay.Plan) {
 	speaker := c.speaking()
-	if speaker == nil {
+	if speaker == nil || c.tunnels.SameWays(before) {
 		return
 	}
 	for prefix, hops := range speaker.Learned() {

@@ -114,9 +114,6 @@ func (n Network) Route(pods string, node int) error {
 
 // Delete removes all links and namespaces of this network that exist.
 func (n Network) Delete() error {
-	if err := n.deleteNamespaces(); err != nil {
-		return err
-	}
 	links, err := net.Interfaces()
 	if err != nil {
 		return err
@@ -127,7 +124,11 @@ func (n Network) Delete() error {
 			script = append(script, "link delete "+l.Name)
 		}
 	}
-	return batch(script)
+	// Not the other way round: links into a namespace go some time after it.
+	if err := batch(script); err != nil {
+		return err
+	}
+	return n.deleteNamespaces()
 }
 
 func batch(lines []string) error { return feed(exec.Command("ip", "-batch", "-"), lines) }
