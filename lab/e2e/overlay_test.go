@@ -78,6 +78,11 @@ func withoutOverlay(t *testing.T) {
 	eventually(t, func(out string, err error) bool {
 		return err == nil && strings.Contains(out, near) && !strings.Contains(out, far)
 	}, "%s exec --node 1 'ip route show proto 17'", lab)
+	const ns = "overlay-none"
+	create(t, ns)
+	server := serve(t, ns, "far", 2)
+	client(t, ns, "one", 1)
+	blocked(t, ns, "one", "http://"+server+":8080/hostname")
 	peer := must(t, "%s exec --node peer 'ip -4 -o address show dev eth0'", lab)
 	address, _, _ := strings.Cut(strings.Fields(peer)[3], "/")
 	for n := 1; n <= 3; n++ {
@@ -107,9 +112,7 @@ func overlay(t *testing.T, encap, link string, overhead int, full bool) {
 		return err == nil && strings.Contains(out, near) && strings.Contains(out, far)
 	}, "%s exec --node 1 'ip route show proto 17'", lab)
 
-	for _, pod := range []string{"one", "three"} {
-		connects(t, ns, pod, "http://"+server+":8080/hostname")
-	}
+	each([]string{"one", "three"}, []string{"http://" + server + ":8080/hostname"}, func(pod, url string) { connects(t, ns, pod, url) })
 	if from := connects(t, ns, "one", "http://"+server+":8080/clientip"); !strings.HasPrefix(from, one+":") {
 		t.Errorf("the server sees %s, not the Pod %s", from, one)
 	}
