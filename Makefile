@@ -32,7 +32,7 @@ export VERSION
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall conformance conformance-netpol bench-services bench-policy image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay conformance conformance-netpol bench-services bench-policy image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -48,7 +48,7 @@ demo: lab-tool ## three nodes, the hands-on exercise, seven criteria (cold 15 mi
 
 test: ## all tests that need no cluster
 	@$(STAGE) begin test
-	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev
+	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iputils-ping iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev
 	@$(MAKE) --no-print-directory unit exact kernel guest
 	@$(STAGE) end test
 
@@ -62,14 +62,15 @@ exact: ## policies against the API's documentation, in random clusters; CASES=10
 kernel: # drivers on this host's kernel, in network namespaces of their own
 	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel $(call packages,kernel)
 
-guest: lab-tool # drivers on a kernel that has IPVS and IPIP
+guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
+	@$(STAGE) run "modules of the guest's kernel" $(LAB) modules
 	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
 
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
 	@$(STAGE) run gofmt scripts/gofmt
-	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab/addons ./coredns ./pause'
-	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e'
+	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab -tags overlay ./e2e && go vet -C lab/addons ./coredns ./pause'
+	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e && go run $(STATICCHECK) -tags overlay ./e2e'
 	@$(STAGE) run 'go.mod is tidy' go mod tidy -diff
 	@$(STAGE) end lint
 
@@ -78,6 +79,9 @@ e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
 
 e2e-firewall: lab-tool ## the policy controller alone, beside another CNI plugin and kube-proxy
 	@scripts/e2e-firewall $(LAB)
+
+e2e-overlay: lab-tool ## overlays between two subnets with a router between
+	@scripts/e2e-overlay $(LAB)
 
 conformance-netpol: lab-tool ## Kubernetes' own tests of NetworkPolicies, 50 specs
 	@$(LAB) conformance --name netpol --focus '\[sig-network\] Netpol' --skip 'Slow|Serial' --expect 50

@@ -82,7 +82,8 @@ func (a *agent) routes(d drivers, client *watch.Client) part {
 		BGPPort: cfg.BGP.Port, RouterID: cfg.BGP.RouterID, GenerateRouterID: cfg.BGP.GenerateRouterID,
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
-		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, SyncPeriod: cfg.RoutesSyncPeriod,
+		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,
+		EgressExcluded: cfg.CNI.EgressExcluded, Overlay: overlayConfig(cfg), SyncPeriod: cfg.RoutesSyncPeriod,
 		Synced: a.synced(routesName), Landed: a.metrics.LandingObserver(routesName),
 	}, a.feeds, routes.Drivers{
 		Speak: routes.SpeakBGP, Routes: d.routes, Links: d.links, Sysctl: d.sysctl,

@@ -168,7 +168,7 @@ func listRoute(l routes.Listed) admin.Route {
 	r.Reason = cmp.Or(r.Reason, l.Reason)
 	if l.Route != nil {
 		for _, hop := range l.Route.NextHops {
-			r.NextHops = append(r.NextHops, admin.NextHop(hop))
+			r.NextHops = append(r.NextHops, admin.NextHop{Via: hop.Via, Link: hop.Link})
 		}
 	}
 	return r

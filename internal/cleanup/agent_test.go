@@ -23,6 +23,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/overlay"
 	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/routes"
@@ -34,6 +35,8 @@ type features struct {
 	routes, services, policy bool
 	// direct is direct server return.
 	direct bool
+	// encap is that of an overlay to all nodes, or empty.
+	encap overlay.Encap
 	// wants are lines that clean-up says.
 	wants string
 }
@@ -48,7 +51,7 @@ func (f features) name() string {
 			on = append(on, x.name)
 		}
 	}
-	return strings.Join(on, " ")
+	return strings.TrimSpace(strings.Join(on, " ") + " " + string(f.encap))
 }
 
 // agent is the drivers of a run, as the app opens them.
@@ -123,7 +126,7 @@ func (n *testNode) run(f features) {
 	// Whom the cluster is told to must be there before it is told.
 	var begin []func()
 	if f.routes {
-		c, speaker := a.routesController()
+		c, speaker := a.routesController(f)
 		begin = append(begin, func() {
 			start("routes", c, func() []reconcile.Work { return c.Status().Pending })
 			waits = append(waits, func() { n.learn(speaker, c) })
@@ -149,12 +152,13 @@ func (n *testNode) run(f features) {
 	}
 }
 
-func (a *agent) routesController() (*routes.Controller, func() *bgp.Fake) {
+func (a *agent) routesController(f features) (*routes.Controller, func() *bgp.Fake) {
 	var mu sync.Mutex
 	var speaker *bgp.Fake
 	c := routes.New(routes.Config{
 		NodeName: "n1", Families: families, ASN: 64512, FullMesh: true, BGPPort: 179,
 		PodEgress: true, EnableCNI: true, CNIFile: a.n.cniFile(), Hairpin: true,
+		AutoMTU: true, Overlay: overlay.Config{Enabled: f.encap != "", Full: true, Encap: f.encap, Port: 5555},
 	}, a.feeds, routes.Drivers{
 		Speak: func(c bgp.Config, _ *slog.Logger) (routes.Speaker, error) {
 			mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/overlay"
 )
 
 var everything = features{routes: true, services: true, policy: true, direct: true, wants: `removed virtual server -t 10.96.0.10:80
@@ -30,6 +31,7 @@ func TestGuest(t *testing.T) {
 		{policy: true},
 		{routes: true},
 		{services: true, policy: true},
+		{routes: true, services: true, direct: true, encap: overlay.FoU, wants: "removed tunnel kube-tun-ipip\nremoved tunnel kube-tun-sit\n"},
 	})
 	t.Run("interrupted", func(t *testing.T) { testInterrupted(t, guestKernel, iptables.Legacy, everything) })
 }

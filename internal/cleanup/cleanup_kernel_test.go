@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/overlay"
 )
 
 // thisKernel need not have IPVS, but it has both variants of iptables.
@@ -14,6 +15,9 @@ var thisKernel = testKernel{variants: []iptables.Variant{iptables.Legacy, iptabl
 var withoutIPVS = []features{
 	{routes: true, wants: "removed bridge kube-bridge\nremoved route 10.244.2.0/24 via 192.168.66.12 dev eth0 proto 17\n" +
 		"restored sysctl net/ipv4/ip_forward = 0 (it was 1)\n"},
+	{routes: true, encap: overlay.VXLAN, wants: "removed ip rule 32700: from 10.244.1.0/24 lookup 77\n" +
+		"removed route 192.168.66.12 via 192.168.66.12 dev kube-tun-vxlan proto 17 onlink table 77\n" +
+		"removed tunnel kube-tun-vxlan\nrestored sysctl net/ipv4/conf/all/rp_filter = 1 (it was 0)\n"},
 	{policy: true, wants: "removed IP set kube-router-isolated-pods\n"},
 	{routes: true, policy: true},
 }

@@ -41,6 +41,7 @@ func (n *Node) removeCNI(_ context.Context, r *report) {
 func (n *Node) removeServices(_ context.Context, r *report) {
 	owns, err := n.owners()
 	if n.Routes != nil {
+		n.removePolicyRules(r)
 		removed, err := route.Remove(n.Routes)
 		for _, gone := range removed {
 			r.removed("route", routeText(gone))
@@ -59,6 +60,19 @@ func (n *Node) removeServices(_ context.Context, r *report) {
 	}
 	n.serversLeft = err != nil
 	r.failed("virtual servers", err)
+}
+
+// removePolicyRules removes what leads to tables of ours, before these are empty.
+func (n *Node) removePolicyRules(r *report) {
+	rules, err := n.Routes.Rules()
+	r.failed("ip rules", err)
+	for _, rule := range rules {
+		if err := n.Routes.DeleteRule(rule); err != nil {
+			r.failed("ip rule "+rule.String(), err)
+			continue
+		}
+		r.removed("ip rule", rule.String())
+	}
 }
 
 func routeText(gone route.Route) string {

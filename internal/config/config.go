@@ -69,6 +69,7 @@ type Config struct {
 	Socket string
 
 	BGP          BGP
+	Overlay      Overlay
 	CNI          CNI
 	Services     Services
 	LoadBalancer LoadBalancer
@@ -105,8 +106,13 @@ type CNI struct {
 	// Enabled says that the agent writes File.
 	Enabled bool
 	File    string
-	// PodEgress masquerades what Pods send out of the cluster.
-	PodEgress bool
+	// PodEgress masquerades what Pods send out of the cluster, but not to the
+	// networks of EgressExcluded.
+	PodEgress      bool
+	EgressExcluded []netip.Prefix
+	// AutoMTU gives the Pods' links the MTU that the way between nodes has room
+	// for. Without it nobody sets them.
+	AutoMTU bool
 }
 
 // Services is the configuration of the service proxy.
@@ -225,6 +231,7 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
 		}
 	})
+	f.setOverlay(c)
 	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
 	c.Services.AnyIP = !f.strictIPs
 	if f.defaultDeny {

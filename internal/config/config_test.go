@@ -33,7 +33,8 @@ func defaults() Config {
 			GracefulRestartTime: 90 * time.Second,
 			AdminAddress:        "127.0.0.1:50051",
 		},
-		CNI: CNI{Enabled: true, File: "/etc/cni/net.d/10-kuberouter.conflist", PodEgress: true},
+		CNI:     CNI{Enabled: true, File: "/etc/cni/net.d/10-kuberouter.conflist", PodEgress: true, AutoMTU: true},
+		Overlay: Overlay{Type: OverlaySubnet, Encap: OverlayIPIP, Port: 5555},
 		Services: Services{
 			ClusterIPRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 			NodePorts:       PortRange{30000, 32767},
@@ -90,6 +91,24 @@ func TestParse(t *testing.T) {
 		{"--metrics-addr= --metrics-port=8080", func(c *Config) { c.MetricsAddress = ":8080" }},
 		{"--metrics-addr=::1 --metrics-port=20244", func(c *Config) { c.MetricsAddress = "[::1]:20244" }},
 		{"--enable-cni=false --enable-pod-egress=false", func(c *Config) { c.CNI.Enabled, c.CNI.PodEgress = false, false }},
+		{"--pod-egress-exclude-cidrs=10.0.0.0/8,fd00::/8 --auto-mtu=false", func(c *Config) {
+			c.CNI.EgressExcluded = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+			c.CNI.AutoMTU = false
+		}},
+		{"--enable-overlay", func(c *Config) { c.Overlay.Enabled = true }},
+		{"--enable-overlay=true --overlay-type=full --overlay-encap=fou", func(c *Config) {
+			c.Overlay = Overlay{Enabled: true, Type: OverlayFull, Encap: OverlayFoU, Port: 5555}
+		}},
+		{"--enable-overlay --overlay-encap=vxlan", func(c *Config) {
+			c.Overlay = Overlay{Enabled: true, Type: OverlaySubnet, Encap: OverlayVXLAN, Port: 4789}
+		}},
+		{"--enable-overlay --overlay-encap=vxlan --overlay-encap-port=5555", func(c *Config) {
+			c.Overlay = Overlay{Enabled: true, Type: OverlaySubnet, Encap: OverlayVXLAN, Port: 5555}
+		}},
+		{"--overlay-type=full", func(c *Config) {
+			c.Overlay.Type = OverlayFull
+			c.Warnings = []string{"--overlay-type has no effect without --enable-overlay=true"}
+		}},
 		{"--service-cluster-ip-range=10.43.0.0/16,fd00:43::/112 --enable-ipv6", func(c *Config) {
 			c.Services.ClusterIPRanges = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
 			c.EnableIPv6, c.Services.RejectUnassigned = true, true
@@ -153,7 +172,10 @@ func TestParseRefuses(t *testing.T) {
 		"--run-ruoter=true":                                  "--run-ruoter: no such flag; did you mean --run-router? 'kube-router --help' lists all",
 		"--frobnicate-the-network":                           "--frobnicate-the-network: no such flag; 'kube-router --help' lists all",
 		"-version":                                           "--v=ersion: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
-		"--enable-overlay=true":                              "--enable-overlay: no such flag; 'kube-router --help' lists all",
+		"--overlay-type=vxlan":                               "--overlay-type=vxlan: not a type of overlay; allowed are subnet (tunnels to other subnets) and full (tunnels to all nodes); the kind of tunnel is --overlay-encap",
+		"--overlay-encap=gre":                                "--overlay-encap=gre: not an encapsulation; allowed are ipip, fou and vxlan",
+		"--overlay-encap-port=179":                           "--overlay-encap-port=179: not a port; allowed are 1024 to 65535, where no service of the host is",
+		"--pod-egress-exclude-cidrs=10.0.0.0":                `--pod-egress-exclude-cidrs=10.0.0.0: "10.0.0.0" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--run-router false":                                 `unexpected argument "false": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
 		"status":                                             `unexpected argument "status": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
 		"--run-router=maybe":                                 "--run-router=maybe: allowed are true and false",

@@ -41,6 +41,7 @@ func define(c *Config) *flags {
 	f.defineControllers(c)
 	f.defineCluster(c)
 	f.defineRouting(c)
+	f.defineOverlay(c)
 	f.defineServices(c)
 	f.definePolicies(c)
 	f.definePods(c)
@@ -180,6 +181,10 @@ func (f *flags) definePods(c *Config) {
 		"Write the CNI configuration of this node. Its file is named by the environment variable KUBE_ROUTER_CNI_CONF_FILE, else "+defaultCNIFile+".")
 	addBool(f, &c.CNI.PodEgress, "enable-pod-egress", true,
 		"Masquerade what pods send out of the cluster.")
+	add(f, &c.CNI.EgressExcluded, "pod-egress-exclude-cidrs", nil, prefixes(32),
+		"Networks to which pods keep their own address: they know the way back.")
+	addBool(f, &c.CNI.AutoMTU, "auto-mtu", true,
+		"Give the bridge and the pods the MTU of the node's link, less what tunnels of an overlay add. Without it the bridge's MTU and the one in the CNI configuration stay as they are.")
 }
 
 func (f *flags) defineSync(c *Config) {

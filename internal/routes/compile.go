@@ -13,6 +13,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/overlay"
 )
 
 // self is what this node is to the others. It is a value: equal selfs need
@@ -125,7 +126,7 @@ func advertisements(me self) []bgp.Route {
 	var routes []bgp.Route
 	for _, cidr := range me.podCIDRs() {
 		if hop := me.IP(inet.FamilyOf(cidr.Addr())); hop.IsValid() {
-			routes = append(routes, bgp.Route{Prefix: cidr, NextHop: hop})
+			routes = append(routes, bgp.Route{Prefix: cidr, NextHop: hop, To: bgp.ToNodes})
 		}
 	}
 	return routes
@@ -177,9 +178,9 @@ func nodeSets(me self, nodes map[string]*cluster.Node, f inet.Family) map[string
 }
 
 // compileRoute is the kernel's route for what was learned: through those next
-// hops that a link of this host reaches directly. Where there is no such
-// route, reason says why.
-func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.Addr) (r *route.Route, reason string) {
+// hops that a link of this host reaches directly, or a tunnel. Where there is no
+// such route, reason says why.
+func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.Addr, tunnels overlay.Plan) (r *route.Route, reason string) {
 	if len(hops) == 0 {
 		return nil, ""
 	}
@@ -188,7 +189,7 @@ func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.
 	}
 	r = &route.Route{Key: route.Key{Table: route.Main, Dst: prefix}, Type: route.Unicast}
 	for _, hop := range hops {
-		name, why := linkTo(hop, links)
+		next, why := nextHop(hop, links, tunnels)
 		if inet.FamilyOf(hop) != inet.FamilyOf(prefix.Addr()) {
 			why = fmt.Sprintf("next hop %s is of another address family", hop)
 		}
@@ -196,7 +197,10 @@ func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.
 			reason = why
 			continue
 		}
-		r.NextHops = append(r.NextHops, route.NextHop{Via: hop, Link: name})
+		if next.OnLink || next.Link != "" && !next.Via.IsValid() { // a tunnel has no address of its own
+			r.Src = me.IP(inet.FamilyOf(hop))
+		}
+		r.NextHops = append(r.NextHops, next)
 	}
 	if len(r.NextHops) == 0 {
 		return nil, reason
@@ -246,7 +250,7 @@ func linkTo(hop netip.Addr, links []link.Addr) (name, reason string) {
 		}
 	}
 	if longest < 0 {
-		return "", fmt.Sprintf("next hop %s is not on a subnet of this node: an overlay would be needed", hop)
+		return "", fmt.Sprintf("next hop %s is not on a subnet of this node, and no tunnel leads there (--enable-overlay)", hop)
 	}
 	return name, ""
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/overlay"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -50,8 +51,16 @@ type Config struct {
 	// AdminAddr is where the gobgp command reaches the speaker, or empty.
 	AdminAddr string
 
-	// PodEgress masquerades what Pods send out of the cluster.
-	PodEgress bool
+	// Overlay is how this node reaches nodes of other subnets.
+	Overlay overlay.Config
+
+	// PodEgress masquerades what Pods send out of the cluster, but not what they
+	// send to the networks of EgressExcluded.
+	PodEgress      bool
+	EgressExcluded []netip.Prefix
+	// AutoMTU gives the bridge and the Pods the MTU that fits into the links
+	// between nodes.
+	AutoMTU bool
 	// EnableCNI makes the controller write CNIFile. Hairpin lets Pods reach
 	// themselves through a Service.
 	EnableCNI bool
@@ -71,6 +80,7 @@ type Config struct {
 type Speaker interface {
 	SetPeers([]bgp.Peer) error
 	Advertise([]bgp.Route) error
+	SetPolicy(bgp.Policy) error
 	NextHops(netip.Prefix) []netip.Addr
 	Learned() map[netip.Prefix][]netip.Addr
 	Unsettled() []netip.Addr
@@ -113,6 +123,7 @@ const (
 	stepCNI                   // the CNI configuration
 	stepAdvertise             // what BGP originates
 	stepPeers                 // whom BGP speaks with
+	stepTunnels               // tunnels to other nodes
 	stepRoute                 // one learned prefix in the kernel
 	stepSweep                 // routes of a former run
 	stepRepair                // read the routes back and repair
@@ -121,7 +132,7 @@ const (
 )
 
 var stepNames = [steps]string{
-	"links", "node", "platform", "ipsets", "iptables", "cni", "advertisements", "peers", "route", "sweep", "repair", "resync",
+	"links", "node", "platform", "ipsets", "iptables", "cni", "advertisements", "peers", "tunnels", "route", "sweep", "repair", "resync",
 }
 
 // key is a dirty step; prefix belongs to stepRoute.
@@ -146,12 +157,17 @@ type Controller struct {
 	events  cluster.Reporter
 	queue   *reconcile.Queue[key]
 	routes  *route.Routes
+	detours *route.Routes // of overlay.Table
 	sets    *ipset.Sets
 	file    cni.File
 	ready   chan struct{}
 
 	// What follows belongs to the goroutine of Run.
-	links     []link.Addr
+	links   []link.Addr
+	tunnels overlay.Plan
+	// withoutTunnels says that there is no overlay, and none of a former run.
+	withoutTunnels bool
+
 	done      [steps]bool
 	complaint reconcile.Complaints
 	speaks    bgp.Config // what the speaker that runs was started with
@@ -177,6 +193,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		config: config, drivers: drivers, log: log, events: events,
 		queue:     reconcile.NewQueue[key](),
 		routes:    route.NewRoutes(drivers.Routes, route.Main),
+		detours:   route.NewRoutes(drivers.Routes, overlay.Table),
 		sets:      ipset.NewSets(drivers.Sets, OwnedSets()...),
 		file:      cni.NewFile(config.CNIFile),
 		ready:     make(chan struct{}),
@@ -221,7 +238,7 @@ func (c *Controller) nodeChanged(change cluster.Change[cluster.Node]) {
 	if node.Name == c.config.NodeName {
 		c.queue.Mark(key{step: stepSelf})
 	}
-	c.queue.Mark(key{step: stepPeers}, key{step: stepSets})
+	c.queue.Mark(key{step: stepPeers}, key{step: stepSets}, key{step: stepTunnels})
 }
 
 func sameNode(a, b *cluster.Node) bool {
@@ -237,7 +254,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { c.watchRoutes(ctx) })
-	for _, s := range []step{stepLinks, stepSelf, stepSets, stepRules} { // they mark the others
+	for _, s := range []step{stepLinks, stepSelf, stepSets, stepRules, stepTunnels} { // they mark the others
 		c.queue.Mark(key{step: s})
 	}
 	watching.Go(func() { reconcile.Every(ctx, c.config.SyncPeriod, c.markAll) })
@@ -259,20 +276,20 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) watchRoutes(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := c.drivers.Routes.Watch(ctx, func() {
-			c.queue.Mark(key{step: stepLinks}, key{step: stepRepair})
+			c.queue.Mark(key{step: stepLinks}, key{step: stepTunnels}, key{step: stepRepair})
 		})
 		if ctx.Err() != nil {
 			return
 		}
 		c.log.Warn("watching the kernel's routes ended; trying again", "err", err)
 		wait(ctx, time.Second)
-		c.queue.Mark(key{step: stepLinks}, key{step: stepRepair})
+		c.queue.Mark(key{step: stepLinks}, key{step: stepTunnels}, key{step: stepRepair})
 	}
 }
 
 // markAll marks what a resync looks at.
 func (c *Controller) markAll() {
-	for _, s := range []step{stepLinks, stepPlatform, stepCNI, stepResync} {
+	for _, s := range []step{stepLinks, stepPlatform, stepCNI, stepTunnels, stepResync} {
 		c.queue.Mark(key{step: s})
 	}
 }
@@ -348,6 +365,8 @@ func (c *Controller) act(ctx context.Context, s step) error {
 		return c.advertise()
 	case stepPeers:
 		return c.configurePeers()
+	case stepTunnels:
+		return c.buildTunnels()
 	case stepSweep:
 		return c.sweep()
 	case stepRepair:
@@ -382,7 +401,7 @@ func (c *Controller) becomeReady() {
 		return
 	default:
 	}
-	for _, s := range []step{stepLinks, stepSelf, stepPlatform, stepSets, stepRules, stepCNI, stepAdvertise, stepPeers} {
+	for _, s := range []step{stepLinks, stepSelf, stepPlatform, stepSets, stepRules, stepCNI, stepAdvertise, stepPeers, stepTunnels} {
 		if !c.done[s] {
 			return
 		}

@@ -58,6 +58,28 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// linked are links that routes can lead to.
+type linked struct {
+	*link.Fake
+	routes *route.Fake
+}
+
+func (l linked) EnsureTunnel(t link.Tunnel) (bool, error) {
+	changed, err := l.Fake.EnsureTunnel(t)
+	if changed {
+		l.routes.AddLink(t.Name())
+	}
+	return changed, err
+}
+
+func (l linked) DeleteTunnels(keep func(string) bool) ([]string, error) {
+	deleted, err := l.Fake.DeleteTunnels(keep)
+	for _, name := range deleted {
+		l.routes.DelLink(name)
+	}
+	return deleted, err
+}
+
 // run is a controller that runs on a host.
 type run struct {
 	*Controller
@@ -82,7 +104,7 @@ func (h *host) start(change func(*Config), apply func(*cluster.Feeds)) *run {
 	h.t.Helper()
 	config := Config{
 		NodeName: "n1", Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
-		GracefulRestart: true, RestartTime: 90 * time.Second, PodEgress: true, EnableCNI: true, CNIFile: h.cniFile,
+		GracefulRestart: true, RestartTime: 90 * time.Second, PodEgress: true, AutoMTU: true, EnableCNI: true, CNIFile: h.cniFile,
 	}
 	if change != nil {
 		change(&config)
@@ -91,7 +113,7 @@ func (h *host) start(change func(*Config), apply func(*cluster.Feeds)) *run {
 	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(h.rules, inet.IPv4, log)}
 	feeds := cluster.NewFeeds()
 	c := New(config, feeds, Drivers{
-		Speak: h.speak, Routes: h.routes, Links: h.links, Sysctl: h.sysctl, Sets: h.sets, Rules: rules,
+		Speak: h.speak, Routes: h.routes, Links: linked{h.links, h.routes}, Sysctl: h.sysctl, Sets: h.sets, Rules: rules,
 		Modules: func(...string) error { return h.modules },
 	}, &warnings{}, log)
 	r := &run{Controller: c, t: h.t, host: h, feeds: feeds}
@@ -489,7 +511,7 @@ func TestLearnedRoutes(t *testing.T) {
 		{prefix("0.0.0.0/0"), "a default route is never taken from a peer"},
 		{prefix("10.7.0.0/24"), "next hop fd00::12 is of another address family"},
 		{prefix("10.8.0.0/24"), "next hop 192.168.66.11 is this node itself"},
-		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node: an overlay would be needed"},
+		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node, and no tunnel leads there (--enable-overlay)"},
 		{prefix("10.244.1.128/25"), "within this node's own Pod CIDR 10.244.1.0/24"},
 		{prefix("127.0.0.0/8"), "not a destination that Pods or Services have"},
 		{prefix("169.254.0.0/16"), "not a destination that Pods or Services have"},

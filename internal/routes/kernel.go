@@ -20,7 +20,7 @@ func (c *Controller) program(keys []key) map[netip.Prefix]error {
 	me := c.identity()
 	changes := make(map[route.Key]*route.Route, len(keys))
 	for _, k := range keys {
-		r, reason := compileRoute(k.prefix, speaker.NextHops(k.prefix), me, c.links)
+		r, reason := compileRoute(k.prefix, speaker.NextHops(k.prefix), me, c.links, c.tunnels)
 		changes[route.Key{Table: route.Main, Dst: k.prefix}] = r
 		c.note(k.prefix, r, reason)
 	}
@@ -80,6 +80,7 @@ func (c *Controller) sweep() error {
 	c.mu.Lock()
 	c.swept = true
 	c.mu.Unlock()
+	c.queue.Mark(key{step: stepTunnels}) // those of a former run go now
 	return nil
 }
 

@@ -1,4 +1,4 @@
-//go:build kernel
+//go:build kernel || guest
 
 package routes
 
@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,19 +89,24 @@ func ask(addr string) {
 }
 
 // agent runs a controller on the kernel. It reads Nodes from its input,
-// "set NAME IP CIDR" or "delete NAME", ends with it, and prints "ready" and
+// "set NAME IPS CIDRS" or "delete NAME", ends with it, and prints "ready" and
 // "swept" when it is so.
 func agent(name string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
-	drivers, err := realDrivers(log)
+	families := []inet.Family{inet.IPv4}
+	if os.Getenv("IPV6") != "" {
+		families = append(families, inet.IPv6)
+	}
+	drivers, err := realDrivers(families, log)
 	if err != nil {
 		return err
 	}
 	feeds := cluster.NewFeeds()
 	c := New(Config{
-		NodeName: name, Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
-		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true,
-		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
+		NodeName: name, Families: families, Overlay: overlayOf(os.Getenv("OVERLAY")), ASN: 64512, FullMesh: true, BGPPort: 179,
+		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true, AutoMTU: true,
+		EgressExcluded: []netip.Prefix{prefix("198.51.100.0/24")},
+		EnableCNI:      true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
 	}, feeds, drivers, &warnings{}, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	input := bufio.NewScanner(os.Stdin)
@@ -127,14 +133,17 @@ func agent(name string) error {
 func feed(feeds *cluster.Feeds, line string) {
 	words := strings.Fields(line)
 	if words[0] == "set" {
-		n := nodeOf(words[1], words[2], words[3])
+		n := nodeOf(words[1], "", strings.Split(words[3], ",")...)
+		for ip := range strings.SplitSeq(words[2], ",") {
+			n.InternalIPs = append(n.InternalIPs, addr(ip))
+		}
 		feeds.Nodes.Set(n.Key, n)
 		return
 	}
 	feeds.Nodes.Delete(cluster.Key{Name: words[1]})
 }
 
-func realDrivers(log *slog.Logger) (Drivers, error) {
+func realDrivers(families []inet.Family, log *slog.Logger) (Drivers, error) {
 	ctx := context.Background()
 	routes, err := route.Open()
 	if err != nil {
@@ -152,13 +161,16 @@ func realDrivers(log *slog.Logger) (Drivers, error) {
 	if err != nil {
 		return Drivers{}, err
 	}
-	rules, err := iptables.Open(ctx, inet.IPv4, variant)
-	if err != nil {
-		return Drivers{}, err
+	rules := map[inet.Family]*iptables.Ruleset{}
+	for _, f := range families {
+		tables, err := iptables.Open(ctx, f, variant)
+		if err != nil {
+			return Drivers{}, err
+		}
+		rules[f] = iptables.NewRuleset(tables, f, log)
 	}
 	return Drivers{
-		Speak: SpeakBGP, Routes: routes, Links: links, Sysctl: sysctl.New(""), Modules: module.Load, Sets: sets,
-		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(rules, inet.IPv4, log)},
+		Speak: SpeakBGP, Routes: routes, Links: links, Sysctl: sysctl.New(""), Modules: module.Load, Sets: sets, Rules: rules,
 	}, nil
 }
 
@@ -422,6 +434,13 @@ func TestThreeNodesOnTheKernel(t *testing.T) {
 	lan.sees("pod1", two, one)
 	lan.sees("pod2", one, two)
 	lan.sees("pod1", "192.168.66.1", "192.168.66.11")
+
+	// An excluded network sees the Pod, and knows the way back.
+	lan.in("sw", "ip", "address", "add", "198.51.100.1/32", "dev", "lo")
+	lan.in("sw", "ip", "route", "add", "10.244.1.0/24", "via", "192.168.66.11")
+	lan.in("n1", "ip", "route", "add", "198.51.100.1", "via", "192.168.66.1")
+	lan.serve("sw", "198.51.100.1")
+	lan.sees("pod1", "198.51.100.1", one)
 
 	// A restart with graceful restart is seen by nobody, on any node.
 	kernel := func() string {

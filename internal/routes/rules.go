@@ -1,6 +1,8 @@
 package routes
 
 import (
+	"net/netip"
+
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 )
@@ -10,12 +12,13 @@ const Bridge = "kube-bridge"
 
 // The chains of this controller.
 const (
-	podsChain   = "KUBE-ROUTER-PODS"
-	egressChain = "KUBE-ROUTER-EGRESS"
+	podsChain    = "KUBE-ROUTER-PODS"
+	egressChain  = "KUBE-ROUTER-EGRESS"
+	tunnelsChain = "KUBE-ROUTER-TUNNELS"
 )
 
 // OwnedChains are what the names of all chains of this controller begin with.
-func OwnedChains() []string { return []string{podsChain, egressChain} }
+func OwnedChains() []string { return []string{podsChain, egressChain, tunnelsChain} }
 
 // section is this controller's rules in one family.
 //
@@ -24,31 +27,41 @@ func OwnedChains() []string { return []string{podsChain, egressChain} }
 // cluster is masqueraded; what they send to Pods and nodes keeps its source,
 // which policies and Services look at. Traffic to a Service's address has its
 // endpoint for destination by then.
-func section(f inet.Family, podEgress bool) iptables.Section {
+func section(f inet.Family, config Config) iptables.Section {
+	filter := iptables.Content{
+		Chains: map[string][]string{podsChain: {
+			`-i ` + Bridge + ` -m comment --comment "traffic from pods" -j ACCEPT`,
+			`-o ` + Bridge + ` -m comment --comment "traffic to pods" -j ACCEPT`,
+		}},
+		Jumps: []iptables.Jump{{Chain: "FORWARD", Rank: iptables.RankRoutes, Rule: "-j " + podsChain}},
+	}
+	guard(&filter, f, config)
 	s := iptables.Section{
 		Owner:    "routes",
 		Prefixes: OwnedChains(),
-		Tables: map[iptables.Table]iptables.Content{
-			iptables.Filter: {
-				Chains: map[string][]string{podsChain: {
-					`-i ` + Bridge + ` -m comment --comment "traffic from pods" -j ACCEPT`,
-					`-o ` + Bridge + ` -m comment --comment "traffic to pods" -j ACCEPT`,
-				}},
-				Jumps: []iptables.Jump{{Chain: "FORWARD", Rank: iptables.RankRoutes, Rule: "-j " + podsChain}},
-			},
-		},
+		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter},
 	}
-	if podEgress {
-		pods, nodes := setName(podSubnets, f), setName(nodeIPs, f)
+	if config.PodEgress {
 		s.Tables[iptables.NAT] = iptables.Content{
-			Chains: map[string][]string{egressChain: {
-				`-m set --match-set ` + pods + ` src -m set ! --match-set ` + pods + ` dst -m set ! --match-set ` + nodes +
-					` dst -m comment --comment "pods to outside the cluster" -j MASQUERADE --random-fully`,
-			}},
-			Jumps: []iptables.Jump{{Chain: "POSTROUTING", Rank: iptables.RankRoutes, Rule: "-j " + egressChain}},
+			Chains: map[string][]string{egressChain: egressRules(f, config.EgressExcluded)},
+			Jumps:  []iptables.Jump{{Chain: "POSTROUTING", Rank: iptables.RankRoutes, Rule: "-j " + egressChain}},
 		}
 	}
 	return s
+}
+
+// egressRules masquerade what Pods send out of the cluster, but not to the
+// excluded networks, which know the way back.
+func egressRules(f inet.Family, excluded []netip.Prefix) []string {
+	var rules []string
+	for _, network := range excluded {
+		if inet.FamilyOf(network.Addr()) == f {
+			rules = append(rules, `-d `+network.String()+` -m comment --comment "pods keep their address" -j RETURN`)
+		}
+	}
+	pods, nodes := setName(podSubnets, f), setName(nodeIPs, f)
+	return append(rules, `-m set --match-set `+pods+` src -m set ! --match-set `+pods+` dst -m set ! --match-set `+nodes+
+		` dst -m comment --comment "pods to outside the cluster" -j MASQUERADE --random-fully`)
 }
 
 // parameter is a sysctl and the value that it must have.

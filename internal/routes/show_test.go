@@ -44,7 +44,7 @@ func TestList(t *testing.T) {
 	r.answers(2, 3)
 	h.speaker().Deliver(addr("192.168.66.12"), prefix("10.9.0.0/16"), addr("172.16.0.1"))
 	r.until("one failed", func() bool {
-		return strings.Contains(r.listed(), "pending: ") && strings.Contains(r.listed(), "because")
+		return strings.Contains(r.listed(), ": busy\n") && strings.Contains(r.listed(), "because")
 	})
 	for _, want := range []string{
 		"10.9.0.0/16 because ",

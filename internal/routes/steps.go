@@ -29,7 +29,7 @@ func (c *Controller) load() bool {
 	if c.loaded {
 		return true
 	}
-	if err := c.routes.Load(); err != nil {
+	if err := errors.Join(c.routes.Load(), c.detours.Load()); err != nil {
 		if !c.reported[err.Error()] {
 			c.reported[err.Error()] = true
 			c.log.Warn("routes: cannot begin", "err", err)
@@ -53,7 +53,7 @@ func (c *Controller) readLinks() error {
 		return nil
 	}
 	c.links = links
-	c.queue.Mark(key{step: stepSelf})
+	c.queue.Mark(key{step: stepSelf}, key{step: stepTunnels})
 	c.markLearned()
 	return nil
 }
@@ -107,7 +107,7 @@ func (c *Controller) become(me self) {
 	c.me = me
 	c.mu.Unlock()
 	c.log.Info("routes: this node", "node", me.name, "address", me.primary, "podCIDRs", me.podCIDRs(), "mtu", me.mtu)
-	for _, s := range []step{stepPlatform, stepSets, stepCNI, stepAdvertise, stepPeers} {
+	for _, s := range []step{stepPlatform, stepSets, stepCNI, stepAdvertise, stepPeers, stepTunnels} {
 		c.queue.Mark(key{step: s})
 	}
 	c.markLearned()
@@ -197,17 +197,10 @@ func (c *Controller) preparePlatform(ctx context.Context) error {
 	}
 	moduleErr := c.drivers.Modules("br_netfilter")
 	var errs []error
-	if _, err := c.drivers.Links.EnsureBridge(ctx, Bridge, me.mtu); err != nil {
+	if _, err := c.drivers.Links.EnsureBridge(ctx, Bridge, c.config.podMTU(me)); err != nil {
 		errs = append(errs, err)
 	}
-	for _, p := range parameters(c.config.Families) {
-		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
-		if changed {
-			c.log.Info("routes: sysctl set", "name", p.name, "value", p.value)
-		}
-		errs = append(errs, err)
-	}
-	err := errors.Join(errs...)
+	err := errors.Join(append(errs, c.setParameters(parameters(c.config.Families)))...)
 	if err != nil { // else the module's parameters are there, so it is, too
 		err = errors.Join(moduleErr, err)
 	}
@@ -215,6 +208,19 @@ func (c *Controller) preparePlatform(ctx context.Context) error {
 		c.queue.Mark(key{step: stepCNI})
 	}
 	return err
+}
+
+// setParameters sets those that have another value.
+func (c *Controller) setParameters(list []parameter) error {
+	var errs []error
+	for _, p := range list {
+		changed, err := c.drivers.Sysctl.Set(p.name, p.value)
+		if changed {
+			c.log.Info("routes: sysctl set", "name", p.name, "value", p.value)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // fillSets brings the sets up to date; only differences reach the kernel.
@@ -242,7 +248,7 @@ func (c *Controller) applyRules(ctx context.Context) error {
 	}
 	var errs []error
 	for _, f := range c.config.Families {
-		changed, err := c.drivers.Rules[f].Apply(ctx, section(f, c.config.PodEgress))
+		changed, err := c.drivers.Rules[f].Apply(ctx, section(f, c.config))
 		if changed > 0 {
 			c.log.Info("routes: iptables written", "family", f.String(), "chainsAndJumps", changed)
 		}
@@ -268,7 +274,7 @@ func (c *Controller) writeCNI() error {
 		return errLater
 	}
 	changed, err := c.file.Ensure(cni.Network{
-		Bridge: Bridge, PodCIDRs: me.podCIDRs(), MTU: me.mtu, Hairpin: c.config.Hairpin,
+		Bridge: Bridge, PodCIDRs: me.podCIDRs(), MTU: c.config.podMTU(me), Hairpin: c.config.Hairpin,
 	})
 	if errors.Is(err, cni.ErrNoDirectory) {
 		time.AfterFunc(lookForDirectory, func() { c.queue.Mark(key{step: stepCNI}) })
@@ -323,6 +329,8 @@ func (c *Controller) configurePeers() error {
 // repairRoutes reads the routes back after some may have gone.
 func (c *Controller) repairRoutes() error {
 	repaired, err := c.routes.Resync()
+	detours, detoursErr := c.detours.Resync()
+	repaired, err = repaired+detours, errors.Join(err, detoursErr)
 	c.mu.Lock()
 	c.repairs += uint64(repaired)
 	c.mu.Unlock()
@@ -335,8 +343,10 @@ func (c *Controller) repairRoutes() error {
 // resync reads the kernel back and repairs what drifted.
 func (c *Controller) resync(ctx context.Context) error {
 	routes, err1 := c.routes.Resync()
-	sets, err2 := c.sets.Resync()
-	errs := []error{err1, err2}
+	detours, err2 := c.detours.Resync()
+	routes += detours
+	sets, err3 := c.sets.Resync()
+	errs := []error{err1, err2, err3}
 	rules := 0
 	for _, f := range c.config.Families {
 		n, err := c.drivers.Rules[f].Resync(ctx)

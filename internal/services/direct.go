@@ -10,8 +10,12 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/link"
 )
 
-// tunnelLink is where packets of IPIP tunnels arrive that no other link takes.
-var tunnelLink = link.FallbackTunnel(inet.IPv4)
+// tunnelLink is where packets of IPIP tunnels arrive that no other link takes,
+// and overlayLink the one that takes them where an overlay has such tunnels.
+var (
+	tunnelLink  = link.FallbackTunnel(inet.IPv4)
+	overlayLink = link.Tunnel{Kind: link.IPIP}.Name()
+)
 
 // defaultMTU is that of Ethernet, in bytes.
 const defaultMTU = 1500

@@ -3,10 +3,12 @@
 package services
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 )
 
 const externalIP = "203.0.113.1"
@@ -23,8 +25,45 @@ func direct(endpoints ...cluster.Endpoint) func(*cluster.Feeds) {
 
 // The endpoint is on n2, and n1 gets the request: n2 answers the client, of
 // which the endpoint sees the address, wherever that is.
-func TestDirectServerReturn(t *testing.T) {
-	n := newNetwork(t)
+func TestDirectServerReturn(t *testing.T) { testDirectServerReturn(t, newNetwork(t)) }
+
+// The link of an overlay takes the packets that tunl0 would take.
+func TestDirectServerReturnInAnOverlay(t *testing.T) {
+	for _, tunnel := range []link.Tunnel{
+		{Kind: link.IPIP, MTU: 1480}, {Kind: link.IPIP, MTU: 1468, Port: 5555}, {Kind: link.VXLAN, MTU: 1450, Port: 4789},
+	} {
+		t.Run(tunnel.String(), func(t *testing.T) {
+			n := newNetwork(t)
+			n.overlay(tunnel, "n1", n1Addr, n2Addr, "10.244.2.0/24")
+			n.overlay(tunnel, "n2", n2Addr, n1Addr, "10.244.1.0/24")
+			testDirectServerReturn(t, n)
+		})
+	}
+}
+
+// overlay leads a node's packets to the Pods of another through a tunnel, as
+// the routes controller does.
+func (n *network) overlay(tunnel link.Tunnel, node, local, remote, pods string) {
+	n.t.Helper()
+	tunnel.Local = netip.MustParseAddr(local)
+	tunnel.Sources[0] = tunnel.Local
+	h := n.hosts[node]
+	h.in(func() {
+		links, err := link.Open()
+		if err == nil {
+			defer links.Close()
+			_, err = links.EnsureTunnel(tunnel)
+		}
+		if err == nil && tunnel.Kind == link.VXLAN {
+			_, err = links.SetTunnelNodes(tunnel, addrs(remote))
+		}
+		h.must(err)
+	})
+	h.run("sysctl", "-qw", "net.ipv4.conf."+tunnel.Name()+".rp_filter=0", "net.ipv4.conf."+tunnel.Name()+".accept_local=1")
+	h.run("ip", "route", "replace", pods, "via", remote, "dev", tunnel.Name(), "onlink", "src", local)
+}
+
+func testDirectServerReturn(t *testing.T, n *network) {
 	n.hosts["c"].serve(8080)
 	n.hosts["b"].serve(8080)
 	config := Config{Guard: true, ExternalIPRanges: prefixes("203.0.113.0/24")}
@@ -33,7 +72,8 @@ func TestDirectServerReturn(t *testing.T) {
 	n.hosts["outside"].route(externalIP+"/32", n1Addr)
 	n.hosts["n1"].run("iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-s", externalIP)
 
-	for from, client := range map[string]string{"outside": outsideAddr, "a": aAddr, "n1": n1Addr, "n2": n2Addr} {
+	for _, who := range [][2]string{{"outside", outsideAddr}, {"a", aAddr}, {"n1", n1Addr}, {"n2", n2Addr}} {
+		from, client := who[0], who[1]
 		for _, network := range []string{"tcp", "udp"} {
 			for _, to := range []string{externalIP + ":80", "10.96.0.10:80"} {
 				if from == "outside" && !strings.HasPrefix(to, externalIP) {
@@ -72,7 +112,7 @@ func TestDirectServerReturn(t *testing.T) {
 		t.Errorf("a connection over a restart: %s", got)
 	}
 	gone(service("web", "10.96.0.10"))(feeds)
-	n.hosts["n1"].eventuallyLacks("-f ", "tunl0", "local "+externalIP)
+	n.hosts["n1"].eventuallyLacks("-f ", "tunl0", "kube-tun-", "local "+externalIP)
 }
 
 // Nothing comes out of a tunnel but packets to such Services, and nothing in

@@ -92,6 +92,7 @@ func TestDirectRules(t *testing.T) {
 			`-A KUBE-ROUTER-SVC-FORWARD -i tunl0 -m comment --comment "tunnels are for services" -j DROP`,
 			`-A POSTROUTING -j KUBE-ROUTER-SVC-MSS`,
 			`-A KUBE-ROUTER-SVC-MARK -i tunl0 -m comment --comment "direct server return" -j SET --map-set kube-router-svip-tun dst,dst --map-mark`,
+			`-A KUBE-ROUTER-SVC-MARK -i kube-tun-ipip -m comment --comment "direct server return" -j SET --map-set kube-router-svip-tun dst,dst --map-mark`,
 			`-A KUBE-ROUTER-SVC-MSS -p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set kube-router-svip-tun src,src -m comment --comment "room for the tunnel" -j TCPMSS --set-mss 1440`,
 		}
 		if d := cmp.Diff(want, added); d != "" {

@@ -144,8 +144,10 @@ func markRules(f inet.Family, direct bool) []string {
 	rules := []string{`-m set --match-set ` + setName(podSet, f) + ` src -m comment --comment "pods of this node" -j SET --map-set ` +
 		setName(insideSet, f) + ` dst,dst --map-mark`}
 	if direct && f == inet.IPv4 {
-		rules = append(rules, `-i `+tunnelLink+` -m comment --comment "direct server return" -j SET --map-set `+
-			setName(tunnelSet, f)+` dst,dst --map-mark`)
+		for _, name := range []string{tunnelLink, overlayLink} {
+			rules = append(rules, `-i `+name+` -m comment --comment "direct server return" -j SET --map-set `+
+				setName(tunnelSet, f)+` dst,dst --map-mark`)
+		}
 	}
 	return rules
 }

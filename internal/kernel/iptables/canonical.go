@@ -33,7 +33,7 @@ var implied = []string{"tcp", "udp", "sctp", "icmp", "icmp6"}
 
 // protocols are other spellings of what "-p" takes.
 var protocols = map[string]string{
-	"6": "tcp", "17": "udp", "132": "sctp", "1": "icmp", "4": "ipencap", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp",
+	"6": "tcp", "17": "udp", "132": "sctp", "1": "icmp", "4": "ipencap", "41": "ipv6", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp",
 }
 
 // first are the options that the tools print before all matches, in order.

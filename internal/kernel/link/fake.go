@@ -30,6 +30,8 @@ type fakeLink struct {
 	// bridge is the name of the bridge that the link is a port of, if any.
 	bridge  string
 	hairpin bool
+	tunnel  Tunnel
+	nodes   []netip.Addr // that a VXLAN knows
 }
 
 var _ Interface = (*Fake)(nil)

@@ -12,6 +12,7 @@ func TestFake(t *testing.T) {
 	suite(t, freshFake)
 	testTunnels(t, freshFake)
 	t.Run("a tunnel is put back", func(t *testing.T) { testRestoreTunnel(t, freshFake(t)) })
+	testTunnelLinks(t, freshFake)
 }
 
 func freshFake(*testing.T) system {
@@ -29,6 +30,7 @@ func freshFake(*testing.T) system {
 		addPort: f.AddPort,
 		hairpin: f.Hairpin,
 		record:  func(r *record.File) { f.Record = r },
+		tunnel:  f.TunnelText,
 		state: func(name string) string {
 			for line := range strings.Lines(f.String()) {
 				if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {

@@ -153,9 +153,13 @@ func (k *Kernel) Addrs() ([]Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ip link show: %w", err)
 	}
-	byIndex := make(map[int]*netlink.LinkAttrs, len(links))
+	type named struct {
+		*netlink.LinkAttrs
+		kind string
+	}
+	byIndex := make(map[int]*named, len(links))
 	for _, link := range links {
-		byIndex[link.Attrs().Index] = link.Attrs()
+		byIndex[link.Attrs().Index] = &named{link.Attrs(), link.Type()}
 	}
 	list, err := dump(func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -164,8 +168,11 @@ func (k *Kernel) Addrs() ([]Addr, error) {
 	var addrs []Addr
 	for _, a := range list {
 		link, prefix := byIndex[a.LinkIndex], toPrefix(a.IPNet)
-		if link == nil || !prefix.IsValid() {
-			continue // came or went between the two dumps
+		if link == nil || !prefix.IsValid() { // came or went between the two dumps
+			continue
+		}
+		if isOurTunnel(link.Name, link.kind) { // its addresses are another link's
+			continue
 		}
 		addrs = append(addrs, Addr{Link: link.Name, Index: link.Index, MTU: link.MTU, Prefix: prefix})
 	}

@@ -59,10 +59,20 @@ type Interface interface {
 	Delete(name, kind string) (deleted bool, err error)
 	// Restore puts back what the record tells of links, and says what it did.
 	Restore(*record.File) (done []string, err error)
-	// Addrs returns the addresses of all links, both families, in the order
-	// of the links and, within a link, of the kernel.
+	// EnsureTunnel makes the Tunnel exist as it is described and be up, with its
+	// kernel modules and its UDP port, and says whether anything had to change.
+	// A link of its name that is of another kind is an error and stays.
+	EnsureTunnel(Tunnel) (changed bool, err error)
+	// SetTunnelNodes makes a VXLAN know how to reach the nodes, and no others,
+	// and says how many entries it changed.
+	SetTunnelNodes(t Tunnel, nodes []netip.Addr) (changed int, err error)
+	// DeleteTunnels removes the Tunnels that keep does not claim, and those that
+	// earlier releases made.
+	DeleteTunnels(keep func(name string) bool) (deleted []string, err error)
+	// Addrs returns the addresses of all links but Tunnels, both families, in the
+	// order of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)
-	// Find returns the link that holds an address, or ErrNotFound.
+	// Find returns the link that holds an address and is no Tunnel, or ErrNotFound.
 	Find(netip.Addr) (Link, error)
 }
 

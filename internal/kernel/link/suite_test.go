@@ -25,6 +25,8 @@ type system struct {
 	addPort func(bridge, name string)
 	hairpin func(name string) bool
 	record  func(*record.File)
+	tunnel  func(name string) string // as Tunnel.String says, and the entries of its nodes
+	noGUE   func() bool              // the kernel cannot wrap tunnels in UDP
 }
 
 // suite holds fake and kernel to the same behaviour.
@@ -42,6 +44,9 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"ports of the pods' bridge reflect, others do not", testHairpin},
 		{"what was changed is put back", testRestore},
 		{"only a link of its kind without ports goes", testDelete},
+		{"a VXLAN is made, changed, repaired, removed", testVXLAN},
+		{"nodes that a VXLAN reaches", testVXLANNodes},
+		{"what is no tunnel of ours stays", testNotOurTunnel},
 		{"addresses of all links", testAddrs},
 		{"the link that holds an address", testFind},
 	} {

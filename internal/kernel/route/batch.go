@@ -3,7 +3,6 @@ package route
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -75,9 +74,12 @@ func (b *batch) encode(r Route, scope byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding a route: %w", err)
 	}
-	return append([]byte{
-		family, byte(r.Dst.Bits()), 0, 0, table, Protocol, scope, byte(r.Type), 0, 0, 0, 0,
-	}, attributes...), nil
+	head := []byte{family, byte(r.Dst.Bits()), 0, 0, table, Protocol, scope, byte(r.Type)}
+	flags := 0
+	if len(r.NextHops) == 1 {
+		flags = hopFlags(r.NextHops[0])
+	}
+	return append(binary.NativeEndian.AppendUint32(head, uint32(flags)), attributes...), nil
 }
 
 // encodeHops writes one next hop as attributes of the route, and several as
@@ -102,7 +104,7 @@ func (b *batch) encodeHops(e *netlink.AttributeEncoder, hops []NextHop) error {
 		if err != nil {
 			return err
 		}
-		list = append(list, encodeHop(index, hop.Via)...)
+		list = append(list, encodeHop(index, hop)...)
 	}
 	if len(list) > 0 {
 		e.Bytes(unix.RTA_MULTIPATH, list)
@@ -110,14 +112,14 @@ func (b *batch) encodeHops(e *netlink.AttributeEncoder, hops []NextHop) error {
 	return nil
 }
 
-func encodeHop(link int, via netip.Addr) []byte {
+func encodeHop(link int, to NextHop) []byte {
 	gateway := netlink.NewAttributeEncoder()
-	if via.IsValid() {
-		gateway.Bytes(unix.RTA_GATEWAY, via.AsSlice())
+	if to.Via.IsValid() {
+		gateway.Bytes(unix.RTA_GATEWAY, to.Via.AsSlice())
 	}
 	attributes, _ := gateway.Encode() // an address is never too long
 	hop := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtNexthop+len(attributes)))
-	hop = append(hop, 0, 0) // flags; the weight less 1
+	hop = append(hop, byte(hopFlags(to)), 0) // the weight less 1
 	hop = binary.NativeEndian.AppendUint32(hop, uint32(link))
 	return append(hop, attributes...)
 }

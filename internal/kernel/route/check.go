@@ -18,7 +18,7 @@ func (r Route) Satisfies(want Route) bool {
 	}
 	have, wanted := sortedHops(r.NextHops), sortedHops(want.NextHops)
 	for i, hop := range wanted {
-		if hop.Via != have[i].Via || hop.Link != "" && hop.Link != have[i].Link {
+		if hop.Via != have[i].Via || hop.OnLink != have[i].OnLink || hop.Link != "" && hop.Link != have[i].Link {
 			return false
 		}
 	}
@@ -77,6 +77,9 @@ func checkHops(hops []NextHop, family inet.Family) error {
 	for _, hop := range hops {
 		if !hop.Via.IsValid() && hop.Link == "" {
 			return fmt.Errorf("a next hop needs an address or a link: %w", syscall.EINVAL)
+		}
+		if hop.OnLink && (!hop.Via.IsValid() || hop.Link == "") {
+			return fmt.Errorf("a next hop that is taken for a neighbour needs an address and a link: %w", syscall.EINVAL)
 		}
 		if hop.Via.IsValid() && inet.FamilyOf(hop.Via) != family {
 			return fmt.Errorf("next hop %s is of another address family: %w", hop.Via, syscall.EINVAL)

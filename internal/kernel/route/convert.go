@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // toKernel is a route as the library writes it.
@@ -19,7 +20,7 @@ func (k *Kernel) toKernel(r Route) (*netlink.Route, error) {
 	}
 	if len(r.NextHops) == 1 {
 		index, err := k.linkIndex(r.NextHops[0].Link)
-		msg.LinkIndex, msg.Gw = index, toIP(r.NextHops[0].Via)
+		msg.LinkIndex, msg.Gw, msg.Flags = index, toIP(r.NextHops[0].Via), hopFlags(r.NextHops[0])
 		return msg, err
 	}
 	// In one order always, so that one route has one text.
@@ -28,9 +29,17 @@ func (k *Kernel) toKernel(r Route) (*netlink.Route, error) {
 		if err != nil {
 			return nil, err
 		}
-		msg.MultiPath = append(msg.MultiPath, &netlink.NexthopInfo{LinkIndex: index, Gw: toIP(hop.Via)})
+		msg.MultiPath = append(msg.MultiPath, &netlink.NexthopInfo{LinkIndex: index, Gw: toIP(hop.Via), Flags: hopFlags(hop)})
 	}
 	return msg, nil
+}
+
+// hopFlags are the RTNH_F_* flags of a next hop.
+func hopFlags(hop NextHop) int {
+	if hop.OnLink {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
 }
 
 // scope is what ip(8) chooses, too. IPv4 refuses a next hop in a scope that is
@@ -61,10 +70,10 @@ func fromKernel(msg *netlink.Route, names map[int]string) (r Route, ok bool) {
 		// IPv6 shows lo as the link.
 	case len(msg.MultiPath) > 0:
 		for _, hop := range msg.MultiPath {
-			r.NextHops = append(r.NextHops, NextHop{Via: toAddr(hop.Gw), Link: names[hop.LinkIndex]})
+			r.NextHops = append(r.NextHops, NextHop{Via: toAddr(hop.Gw), Link: names[hop.LinkIndex], OnLink: hop.Flags&unix.RTNH_F_ONLINK != 0})
 		}
 	default:
-		r.NextHops = []NextHop{{Via: toAddr(msg.Gw), Link: names[msg.LinkIndex]}}
+		r.NextHops = []NextHop{{Via: toAddr(msg.Gw), Link: names[msg.LinkIndex], OnLink: msg.Flags&unix.RTNH_F_ONLINK != 0}}
 	}
 	return r, r.Dst.IsValid()
 }

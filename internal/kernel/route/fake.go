@@ -24,6 +24,7 @@ type Fake struct {
 	foreign  map[Key]string
 	watchers map[*func()]struct{}
 	changes  int
+	rules    map[Rule]struct{}
 	fail     func(Key) error
 }
 
@@ -31,7 +32,7 @@ type Fake struct {
 func NewFake() *Fake {
 	return &Fake{
 		links: map[string][]netip.Prefix{}, routes: map[Key]Route{},
-		foreign: map[Key]string{}, watchers: map[*func()]struct{}{},
+		foreign: map[Key]string{}, watchers: map[*func()]struct{}{}, rules: map[Rule]struct{}{},
 	}
 }
 
@@ -203,7 +204,7 @@ func (f *Fake) resolve(r Route) ([]NextHop, error) {
 		if _, ok := f.links[hop.Link]; !ok && hop.Link != "" && hop.Link != "lo" {
 			return nil, fmt.Errorf("link %s: %w", hop.Link, syscall.ENODEV)
 		}
-		if !hop.Via.IsValid() {
+		if !hop.Via.IsValid() || hop.OnLink {
 			continue
 		}
 		link, ok := f.linkTo(hop)

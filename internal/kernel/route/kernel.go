@@ -17,7 +17,8 @@ import (
 // safe for concurrent use.
 type Kernel struct {
 	handle *netlink.Handle
-	socket *nlsock.Socket // for batches; nil after an answer got lost
+	rules  *netlink.Handle // not strict: the library's request for rules has another header
+	socket *nlsock.Socket  // for batches; nil after an answer got lost
 	mu     sync.Mutex
 	// ours are the keys under which the kernel held a route of ours when we
 	// last looked or wrote. Only these may be replaced.
@@ -35,9 +36,15 @@ func Open() (*Kernel, error) {
 	// Since Linux 4.20 the kernel itself can leave out of a dump what is not
 	// ours. Before, it is left out here.
 	_ = handle.SetStrictCheck(true)
-	k := &Kernel{handle: handle, ours: map[Key]struct{}{}}
+	rules, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("cannot open a netlink socket for rules: %w", err)
+	}
+	k := &Kernel{handle: handle, rules: rules, ours: map[Key]struct{}{}}
 	if _, err := k.dial(); err != nil {
 		handle.Close()
+		rules.Close()
 		return nil, err
 	}
 	return k, nil
@@ -46,6 +53,7 @@ func Open() (*Kernel, error) {
 // Close frees the sockets.
 func (k *Kernel) Close() {
 	k.handle.Close()
+	k.rules.Close()
 	if k.socket != nil {
 		_ = k.socket.Close()
 	}

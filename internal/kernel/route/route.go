@@ -36,6 +36,9 @@ const (
 type NextHop struct {
 	Via  netip.Addr
 	Link string
+	// OnLink takes the next hop for a neighbour on the link whatever the link's
+	// networks are: tunnels have none.
+	OnLink bool
 }
 
 // Key identifies a route among ours: one route a destination and table.
@@ -78,6 +81,12 @@ type Interface interface {
 	// step; that fails with ErrForeign rather than overwrite another owner's
 	// route. To remove what is gone is no error.
 	Apply([]Change) []error
+	// Rules returns our rules, of both families.
+	Rules() ([]Rule, error)
+	// AddRule adds a rule of ours; one that is there already is no error.
+	AddRule(Rule) error
+	// DeleteRule removes a rule of ours; one that is gone already is no error.
+	DeleteRule(Rule) error
 	// Watch calls fn after routes or addresses of any link may have gone, until
 	// ctx ends. Several changes close together are one call.
 	Watch(ctx context.Context, fn func()) error
@@ -102,9 +111,15 @@ func (r Route) String() string {
 	if r.Src.IsValid() {
 		fmt.Fprintf(&b, " src %s", r.Src)
 	}
+	if len(r.NextHops) == 1 && r.NextHops[0].OnLink {
+		b.WriteString(" onlink")
+	}
 	if len(r.NextHops) > 1 {
 		for _, hop := range r.NextHops {
 			fmt.Fprintf(&b, " nexthop%s", hop)
+			if hop.OnLink {
+				b.WriteString(" onlink")
+			}
 		}
 	}
 	return b.String()

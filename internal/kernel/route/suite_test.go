@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,13 +24,13 @@ type system struct {
 
 func key(dst string) Key { return Key{Table: Main, Dst: netip.MustParsePrefix(dst)} }
 
-// via is a route by next hops of the form "192.168.66.12", "192.168.66.12@v0"
-// or "@v0".
+// via is a route by next hops of the form "192.168.66.12", "192.168.66.12@v0",
+// "@v0", or "172.31.0.9@v0!" for one that is on the link.
 func via(dst string, hops ...string) Route {
 	r := Route{Key: key(dst), Type: Unicast}
 	for _, hop := range hops {
 		addr, link, _ := strings.Cut(hop, "@")
-		h := NextHop{Link: link}
+		h := NextHop{Link: strings.TrimSuffix(link, "!"), OnLink: strings.HasSuffix(link, "!")}
 		if addr != "" {
 			h.Via = netip.MustParseAddr(addr)
 		}
@@ -71,6 +72,7 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"drift is found and repaired", testResync},
 		{"failures are tried again", testRetry},
 		{"a lost route is noticed", testWatch},
+		{"rules are made, found and removed", testRules},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -118,12 +120,17 @@ func testKinds(t *testing.T, s system) {
 		via("10.244.4.0/24", "192.168.66.14@v0", "192.168.67.14@v1"),
 		via("10.244.5.0/24", "@v0").from("192.168.66.11"),
 		via("10.244.6.7/32", "192.168.66.12").from("192.168.66.11"),
+		via("10.244.7.0/24", "172.31.0.9@v1!").from("192.168.66.11"),
+		via("10.244.8.0/24", "172.31.0.9@v1!", "192.168.66.12@v0"),
 		via("0.0.0.0/0", "192.168.66.1"),
 		unreachable("10.244.0.0/16"),
 		via("fd00:244:2::/64", "fd00:66::12@v0"),
 		via("fd00:244:3::/64", "fd00:66::13"),
 		via("fd00:244:4::/64", "fd00:66::14@v0", "fd00:67::14@v1"),
 		via("fd00:244:5::/64", "@v0"),
+		via("fd00:244:7::/64", "fd00:99::9@v1!").from("fd00:66::11"),
+		via("fd00:244:8::/64", "fe80::9@v1!"),
+		via("fd00:244:9::/64", "fd00:99::9@v1!", "fd00:66::12@v0"),
 		via("::/0", "fd00:66::1"),
 		unreachable("fd00:244::/48"),
 		local("10.96.0.0/16", "lo").from("10.96.255.1"),
@@ -135,12 +142,17 @@ func testKinds(t *testing.T, s system) {
 10.244.4.0/24 proto 17 nexthop via 192.168.66.14 dev v0 nexthop via 192.168.67.14 dev v1
 10.244.5.0/24 dev v0 proto 17 src 192.168.66.11
 10.244.6.7 via 192.168.66.12 dev v0 proto 17 src 192.168.66.11
+10.244.7.0/24 via 172.31.0.9 dev v1 proto 17 src 192.168.66.11 onlink
+10.244.8.0/24 proto 17 nexthop via 172.31.0.9 dev v1 onlink nexthop via 192.168.66.12 dev v0
 default via 192.168.66.1 dev v0 proto 17
 default via fd00:66::1 dev v0 proto 17
 fd00:244:2::/64 via fd00:66::12 dev v0 proto 17
 fd00:244:3::/64 via fd00:66::13 dev v0 proto 17
 fd00:244:4::/64 proto 17 nexthop via fd00:66::14 dev v0 nexthop via fd00:67::14 dev v1
 fd00:244:5::/64 dev v0 proto 17
+fd00:244:7::/64 via fd00:99::9 dev v1 proto 17 src fd00:66::11 onlink
+fd00:244:8::/64 via fe80::9 dev v1 proto 17 onlink
+fd00:244:9::/64 proto 17 nexthop via fd00:66::12 dev v0 nexthop via fd00:99::9 dev v1 onlink
 unreachable 10.244.0.0/16 proto 17
 unreachable fd00:244::/48 proto 17
 `)
@@ -156,11 +168,13 @@ func testReplace(t *testing.T, s system) {
 	for _, routes := range [][]Route{
 		{
 			via("10.244.2.0/24", "192.168.66.12@v0"),
+			via("10.244.2.0/24", "192.168.66.12@v1!"),
 			via("10.244.2.0/24", "192.168.66.12@v0", "192.168.67.12@v1"),
 			via("10.244.2.0/24", "@v1"),
 			unreachable("10.244.2.0/24"),
 		}, {
 			via("fd00:244:2::/64", "fd00:66::12@v0"),
+			via("fd00:244:2::/64", "fe80::9@v1!"),
 			via("fd00:244:2::/64", "fd00:66::12@v0", "fd00:67::12@v1"),
 			via("fd00:244:2::/64", "@v1"),
 			unreachable("fd00:244:2::/64"),
@@ -250,6 +264,8 @@ func testRefusals(t *testing.T, s system) {
 		{via("10.244.2.0/24", "172.31.0.1"), []error{syscall.ENETUNREACH}},
 		{via("10.244.3.0/24", "192.168.66.12@nonesuch"), []error{syscall.ENODEV}},
 		{via("fd00:244::/64", "fd00:99::1"), []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH}},
+		{via("10.244.3.0/24", "172.31.0.1@nonesuch!"), []error{syscall.ENODEV}},
+		{via("10.244.3.0/24", "@v0!"), []error{syscall.EINVAL}},
 		{via("10.244.3.0/24"), []error{syscall.EINVAL}},
 		{via("10.244.3.0/24", ""), []error{syscall.EINVAL}},
 		{via("10.244.3.0/24", "fd00:66::12"), []error{syscall.EINVAL}},
@@ -350,5 +366,36 @@ func testWatch(t *testing.T, s system) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("Watch did not end with its context")
+	}
+}
+
+func testRules(t *testing.T, s system) {
+	four := Rule{Priority: 1000, Src: netip.MustParsePrefix("10.244.1.0/24"), Table: 77}
+	six := Rule{Priority: 1000, Src: netip.MustParsePrefix("fd00:244:1::/64"), Table: 300}
+	want := func(rules ...Rule) {
+		t.Helper()
+		if got, err := s.Rules(); err != nil || !slices.Equal(got, rules) {
+			t.Errorf("Rules() = %v, %v, want %v", got, err, rules)
+		}
+	}
+	want()
+	for range 2 {
+		for _, r := range []Rule{four, six} {
+			if err := s.AddRule(r); err != nil {
+				t.Error(err)
+			}
+		}
+		want(four, six)
+	}
+	for range 2 {
+		if err := s.DeleteRule(four); err != nil {
+			t.Error(err)
+		}
+		want(six)
+	}
+	for _, bad := range []Rule{{}, {Priority: 1, Table: 77}, {Src: four.Src, Table: 77}, {Priority: 1, Src: four.Src}} {
+		if err := s.AddRule(bad); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("AddRule(%s): %v", bad, err)
+		}
 	}
 }

@@ -39,7 +39,7 @@ func (k *Kernel) Watch(ctx context.Context, fn func()) error {
 func subscribe() (*nl.NetlinkSocket, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	if err != nil {
 		return nil, fmt.Errorf("cannot subscribe to changes of routes and addresses: %w", err)
 	}
@@ -161,6 +161,8 @@ func note(changed chan<- struct{}) {
 func matters(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return true
+	case unix.RTM_DELRULE:
 		return true
 	case unix.RTM_DELROUTE:
 		return protocol(m) == Protocol

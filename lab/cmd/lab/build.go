@@ -9,6 +9,7 @@ import (
 	"github.com/kube-router/kube-router/lab/internal/build"
 	"github.com/kube-router/kube-router/lab/internal/debian"
 	"github.com/kube-router/kube-router/lab/internal/image"
+	"github.com/kube-router/kube-router/lab/internal/modules"
 	"github.com/kube-router/kube-router/lab/internal/progress"
 	"github.com/kube-router/kube-router/lab/internal/workspace"
 )
@@ -33,6 +34,17 @@ func buildPrograms(ctx context.Context, args []string) error {
 	}
 	log.Printf("programs are in %s", ws.Path("bin"))
 	return nil
+}
+
+func buildModules(ctx context.Context, args []string) error {
+	if err := parse(flag.NewFlagSet("lab modules", flag.ContinueOnError), args); err != nil {
+		return err
+	}
+	ws, err := workspace.Find()
+	if err != nil {
+		return err
+	}
+	return modules.Ensure(ctx, ws, progress.New(os.Stdout))
 }
 
 func buildImages(ctx context.Context, args []string) error {

@@ -6,10 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 
 	"github.com/kube-router/kube-router/lab/internal/cluster"
+	"github.com/kube-router/kube-router/lab/internal/network"
 	"github.com/kube-router/kube-router/lab/internal/progress"
 	"github.com/kube-router/kube-router/lab/internal/workspace"
 )
@@ -24,6 +26,8 @@ func up(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("lab up", flag.ContinueOnError)
 	flags.IntVar(&o.Nodes, "nodes", 3, "number of nodes")
 	flags.StringVar(&o.Router, "router", cluster.RouterProduct, "kube-router, or none for nodes without a network")
+	flags.IntVar(&o.Subnets, "subnets", 1, "2: every other node is in a second subnet, with a router between")
+	flags.BoolVar(&o.Peer, "peer", false, "start a BGP router outside of the cluster (BIRD, AS 64600)")
 	flags.StringVar(&o.Memory, "memory", "2G", "memory of each node")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -78,6 +82,9 @@ func execOnNode(ctx context.Context, args []string) error {
 	if len(rest) > 0 && rest[0] == "--" {
 		rest = rest[1:]
 	}
+	if *node == network.RouterRole || *node == network.PeerRole {
+		return execInNamespace(ctx, *node, rest)
+	}
 	n, err := strconv.Atoi(strings.TrimPrefix(*node, "node"))
 	if err != nil || len(rest) == 0 {
 		return fmt.Errorf("%w: lab exec --node 2 'COMMAND LINE', or lab exec node2 -- COMMAND [ARGS]", errUsage)
@@ -92,6 +99,27 @@ func execOnNode(ctx context.Context, args []string) error {
 	status, err := lab.Exec(ctx, n, rest, os.Stdout, os.Stderr)
 	if err == nil && status != 0 {
 		return exitError(status)
+	}
+	return err
+}
+
+// execInNamespace runs a command on the router between the subnets, or on the
+// peer: they are namespaces of this host.
+func execInNamespace(ctx context.Context, role string, command []string) error {
+	if len(command) == 0 {
+		return fmt.Errorf("%w: lab exec --node %s 'COMMAND LINE'", errUsage, role)
+	}
+	if len(command) == 1 {
+		command = []string{"/bin/sh", "-c", command[0]}
+	}
+	lab, err := openLab()
+	if err != nil {
+		return err
+	}
+	err = lab.ExecInNamespace(ctx, role, command, os.Stdout, os.Stderr)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exitError(exit.ExitCode())
 	}
 	return err
 }

@@ -20,12 +20,14 @@ const usage = `usage: lab COMMAND
 
   guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
         run a program in a User-Mode Linux guest, for go test -exec
-  up [--nodes 3] [--router kube-router|none] [--memory 2G]
-        build what is missing and start a cluster; .lab/kubeconfig is its key
+  up [--nodes 3] [--router kube-router|none] [--memory 2G] [--subnets 2] [--peer]
+        build what is missing and start a cluster; .lab/kubeconfig is its key.
+        --subnets 2 puts every other node into a second subnet, with a router
+        between; --peer starts a BGP router outside of the cluster
   down
         end the cluster and remove it
   exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND [ARGS]
-        run a command on a node, as root
+        run a command on a node, as root; or on the router, or the peer
   status
         what runs; exit status 0 only if the whole cluster does
   logs COMPONENT
@@ -40,6 +42,9 @@ const usage = `usage: lab COMMAND
         Service proxies side by side, each in a cluster of its own, and judged
   build [--with e2e.test,kube-proxy]
         build Kubernetes, etcd, CoreDNS and the CNI plugins into .lab/bin
+  modules
+        build the kernel modules that Debian's guest kernel lacks (FoU tunnels);
+        guests use them from then on
   image
         build kube-router's image and the test images into .lab/images
 `
@@ -105,6 +110,8 @@ func run(ctx context.Context, args []string) error {
 		return logs(rest)
 	case "build":
 		return buildPrograms(ctx, rest)
+	case "modules":
+		return buildModules(ctx, rest)
 	case "image":
 		return buildImages(ctx, rest)
 	case guest.InitCommand, guest.AgentCommand:

@@ -39,6 +39,7 @@ func (l *Lab) remove() error {
 	for _, c := range l.components(0) {
 		process.KillWithArgument(c.mark)
 	}
+	process.KillWithArgument(l.peerConfig())
 	channels, _ := filepath.Glob(l.run("node*"))
 	for _, channel := range channels {
 		guest.Kill(channel)
@@ -59,7 +60,7 @@ func (l *Lab) remove() error {
 func (l *Lab) awaitEnd(channels []string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		var left []int
+		left := process.WithArgument(l.peerConfig())
 		for _, c := range l.components(0) {
 			left = append(left, c.processes()...)
 		}

@@ -11,7 +11,7 @@ mount --bind /run/cpuinfo /proc/cpuinfo
 ip -batch - <<IP
 link set vec0 up
 address add $ADDRESS dev vec0
-route add default via $GATEWAY
+$ROUTES
 IP
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/kube-router/kube-router/lab/internal/guest"
 	"github.com/kube-router/kube-router/lab/internal/image"
@@ -62,7 +63,7 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 	if err := os.Chmod(filepath.Join(root, "opt/cni/bin/loopback"), 0o755); err != nil {
 		return err
 	}
-	env := fmt.Sprintf("CHANNEL='%s' STORE='%s' ADDRESS=%s/24 GATEWAY=%s\n", l.channel(i), store, ip, n.Host())
+	env := fmt.Sprintf("CHANNEL='%s' STORE='%s' ADDRESS=%s/24 ROUTES='route add %s'\n", l.channel(i), store, ip, strings.Join(n.Ways(i), "\nroute add "))
 	return guest.Prepare(l.channel(i), guest.Spec{
 		Hostname: name,
 		ReadOnly: []string{store},

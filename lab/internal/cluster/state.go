@@ -34,6 +34,10 @@ type Options struct {
 	// NeedProduct makes a failure to build the product's image an error also
 	// without a router. The nodes have the image whenever it can be built.
 	NeedProduct bool `json:"-"`
+	// Subnets is 1, or 2 for two of them with a router between.
+	Subnets int `json:"subnets,omitempty"`
+	// Peer starts a BGP router outside of the cluster.
+	Peer bool `json:"peer,omitempty"`
 	// Memory of each node, as guest.Machine has it.
 	Memory string `json:"memory"`
 }
@@ -50,6 +54,9 @@ const maxNodes = 50
 func (o Options) Validate() error {
 	if o.Nodes < 1 || o.Nodes > maxNodes {
 		return fmt.Errorf("--nodes %d: it must be 1 to %d", o.Nodes, maxNodes)
+	}
+	if o.Subnets < 0 || o.Subnets > 2 {
+		return fmt.Errorf("--subnets %d: it must be 1 or 2", o.Subnets)
 	}
 	if o.Router != RouterProduct && o.Router != RouterNone {
 		return fmt.Errorf("--router %q: it must be %s or %s", o.Router, RouterProduct, RouterNone)

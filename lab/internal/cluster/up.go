@@ -78,6 +78,9 @@ func (l *Lab) clear(log *progress.Log) error {
 
 func (l *Lab) build(ctx context.Context, log *progress.Log, o Options) (store string, err error) {
 	packages := append(append([]string{}, debian.Cluster...), debian.Image...)
+	if o.Peer {
+		packages = append(packages, "bird2")
+	}
 	if err := debian.Ensure(ctx, log, packages); err != nil {
 		return "", err
 	}
@@ -106,7 +109,7 @@ func (l *Lab) build(ctx context.Context, log *progress.Log, o Options) (store st
 
 // start is everything that must be undone by remove.
 func (l *Lab) start(ctx context.Context, log *progress.Log, o Options, store string) error {
-	n, err := network.Pick()
+	n, err := network.Pick(o.Subnets)
 	if err != nil {
 		return err
 	}
@@ -147,6 +150,11 @@ func (l *Lab) launchAll(w *watch, s *state, store string) error {
 	n := s.Network
 	if err := n.Create(s.Options.Nodes); err != nil {
 		return err
+	}
+	if s.Options.Peer {
+		if err := l.launchPeer(w, n); err != nil {
+			return err
+		}
 	}
 	ca, err := writePKI(l.run("pki"), n.Host().String())
 	if err != nil {

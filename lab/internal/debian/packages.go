@@ -12,7 +12,7 @@ import (
 )
 
 // Guest lists what a guest for a single program needs.
-var Guest = []string{"user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack"}
+var Guest = []string{"user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "iputils-ping"}
 
 // Image lists what building images needs.
 var Image = []string{"debootstrap", "containerd"}
@@ -76,7 +76,18 @@ func Ensure(ctx context.Context, log *progress.Log, packages []string) error {
 	})
 }
 
+// policy is asked by packages whether their services may start.
+const policy = "/usr/sbin/policy-rc.d"
+
+// apt installs packages without starting their services: the lab starts what it
+// needs itself.
 func apt(ctx context.Context, args ...string) error {
+	if _, err := os.Lstat(policy); os.IsNotExist(err) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
+			return err
+		}
+		defer os.Remove(policy)
+	}
 	cmd := exec.CommandContext(ctx, "apt-get", args...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {

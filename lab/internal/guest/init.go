@@ -96,6 +96,7 @@ func buildRoot() error {
 	if err := mountAt("overlay", newRoot, "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work"); err != nil {
 		return err
 	}
+	tree := modules() // while there is a /proc
 	return errors.Join(
 		mountAt("/proc", newRoot+"/proc", "", unix.MS_MOVE, ""),
 		mountAt("/sys", newRoot+"/sys", "", unix.MS_MOVE, ""),
@@ -103,8 +104,29 @@ func buildRoot() error {
 		mount("devpts", "/dev/pts", "devpts", 0, "newinstance,ptmxmode=0666,mode=0620"),
 		mount("tmpfs", "/dev/shm", "tmpfs", 0, ""),
 		mount("tmpfs", "/run", "tmpfs", 0, ""),
-		mount(moduleTree, "/lib/modules", "", unix.MS_BIND, ""),
+		mount(tree, "/lib/modules", "", unix.MS_BIND, ""),
 	)
+}
+
+// modules is the module tree that was built for guests, beside the program's
+// own directory, if it is for the kernel that runs; else Debian's.
+func modules() string {
+	self, err := os.Readlink("/proc/self/exe") // os.Executable looked before there was a /proc
+	release, err2 := KernelRelease()
+	built := filepath.Join(filepath.Dir(filepath.Dir(self)), "guest", "lib", "modules")
+	if _, err3 := os.Stat(filepath.Join(built, release, "modules.dep")); errors.Join(err, err2, err3) != nil {
+		return moduleTree
+	}
+	return built
+}
+
+// KernelRelease is the version of the guests' kernel, as uname -r prints it.
+func KernelRelease() (string, error) {
+	trees, _ := filepath.Glob(moduleTree + "/*/modules.dep")
+	if len(trees) != 1 {
+		return "", fmt.Errorf("%d kernels have modules below %s, and it must be one: reinstall the Debian package user-mode-linux", len(trees), moduleTree)
+	}
+	return filepath.Base(filepath.Dir(trees[0])), nil
 }
 
 func loadOverlay() error {
@@ -204,7 +226,7 @@ func useLegacyIptables(alternatives, sbin string) error {
 var modulePatterns = []string{
 	"ip_vs*", "ip_set*", "xt_*", "ipt_*", "ip6t_*", "iptable_*", "ip6table_*",
 	"nf_conntrack", "nf_conntrack_netlink", "nfnetlink_log",
-	"br_netfilter", "bridge", "veth", "dummy", "tun", "vxlan", "ipip", "fou", "fou6",
+	"br_netfilter", "bridge", "veth", "dummy", "tun", "vxlan", "ipip", "sit", "ip6_tunnel", "fou", "fou6",
 }
 
 func loadModules() error {

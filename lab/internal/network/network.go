@@ -2,6 +2,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,13 +13,16 @@ import (
 // Network is one lab's bridge and subnet: 192.168.ID.0/24.
 type Network struct {
 	ID int `json:"id"`
+	// Subnets is 2 where every other node is in a subnet of its own, on a bridge
+	// of its own, with a router between.
+	Subnets int `json:"subnets,omitempty"`
 }
 
 const firstID, lastID = 66, 99
 
 // Pick returns a network that this machine does not use yet, so that two labs
 // can run side by side.
-func Pick() (Network, error) {
+func Pick(subnets int) (Network, error) {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		return Network{}, err
@@ -29,15 +33,15 @@ func Pick() (Network, error) {
 			used = append(used, p)
 		}
 	}
-	return pick(used)
+	return pick(used, subnets)
 }
 
-func pick(used []netip.Prefix) (Network, error) {
+func pick(used []netip.Prefix, subnets int) (Network, error) {
 	for id := firstID; id <= lastID; id++ {
-		n := Network{ID: id}
+		n := Network{ID: id, Subnets: subnets}
 		free := true
 		for _, p := range used {
-			free = free && !p.Overlaps(n.subnet())
+			free = free && !p.Overlaps(n.subnet()) && (subnets < 2 || !p.Overlaps(n.farSubnet()))
 		}
 		if free {
 			return n, nil
@@ -58,7 +62,12 @@ func (n Network) address(host byte) netip.Addr {
 func (n Network) Host() netip.Addr { return n.address(1) }
 
 // Node is the address of a node, counted from 1.
-func (n Network) Node(i int) netip.Addr { return n.address(byte(10 + i)) }
+func (n Network) Node(i int) netip.Addr {
+	if n.far(i) {
+		return n.farAddress(byte(10 + i))
+	}
+	return n.address(byte(10 + i))
+}
 
 // Bridge is the name of the host's bridge.
 func (n Network) Bridge() string { return fmt.Sprintf("kr-lab%d", n.ID) }
@@ -73,10 +82,19 @@ func (n Network) Create(nodes int) error {
 		fmt.Sprintf("address add %s/24 dev %s", n.Host(), n.Bridge()),
 		"link set " + n.Bridge() + " up",
 	}
+	if err := batch(script); err != nil {
+		return fmt.Errorf("make the lab's links (needs root): %w", err)
+	}
+	if n.Subnets > 1 {
+		if err := n.createRouter(); err != nil {
+			return err
+		}
+	}
+	script = nil
 	for i := 1; i <= nodes; i++ {
 		script = append(script,
 			"tuntap add "+n.Tap(i)+" mode tap",
-			"link set "+n.Tap(i)+" master "+n.Bridge()+" up")
+			"link set "+n.Tap(i)+" master "+n.bridgeOf(i)+" up")
 	}
 	if err := batch(script); err != nil {
 		return fmt.Errorf("make the lab's links (needs root and /dev/net/tun): %w", err)
@@ -87,10 +105,14 @@ func (n Network) Create(nodes int) error {
 // Route lets the host reach a node's pods: the API server calls webhooks and
 // proxies to pods by their own addresses.
 func (n Network) Route(pods string, node int) error {
+	if n.far(node) {
+		way := []string{fmt.Sprintf("route replace %s via %s table 100", pods, n.Node(node))}
+		return errors.Join(batchIn(n.Namespace(RouterRole), way), batch([]string{fmt.Sprintf("route replace %s via %s", pods, n.Router())}))
+	}
 	return batch([]string{fmt.Sprintf("route replace %s via %s", pods, n.Node(node))})
 }
 
-// Delete removes all links of this network that exist.
+// Delete removes all links and namespaces of this network that exist.
 func (n Network) Delete() error {
 	links, err := net.Interfaces()
 	if err != nil {
@@ -102,11 +124,16 @@ func (n Network) Delete() error {
 			script = append(script, "link delete "+l.Name)
 		}
 	}
-	return batch(script)
+	// Not the other way round: links into a namespace go some time after it.
+	if err := batch(script); err != nil {
+		return err
+	}
+	return n.deleteNamespaces()
 }
 
-func batch(lines []string) error {
-	cmd := exec.Command("ip", "-batch", "-")
+func batch(lines []string) error { return feed(exec.Command("ip", "-batch", "-"), lines) }
+
+func feed(cmd *exec.Cmd, lines []string) error {
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip: %w: %s", err, strings.TrimSpace(string(out)))

@@ -1,7 +1,9 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -20,12 +22,32 @@ func TestPickAvoidsWhatIsUsed(t *testing.T) {
 		for _, u := range c.used {
 			used = append(used, netip.MustParsePrefix(u))
 		}
-		if got, err := pick(used); err != nil || got.ID != c.want {
+		if got, err := pick(used, 1); err != nil || got.ID != c.want {
 			t.Errorf("%s: picked %d, %v; want %d", c.name, got.ID, err, c.want)
 		}
 	}
-	if _, err := pick([]netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}); err == nil {
+	if _, err := pick([]netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}, 1); err == nil {
 		t.Error("picked a network although all are used")
+	}
+}
+
+func TestTwoSubnets(t *testing.T) {
+	n, err := pick([]netip.Prefix{netip.MustParsePrefix("192.168.100.0/24")}, 2)
+	if err != nil || n.ID != 67 {
+		t.Fatalf("picked %+v, %v, although a lab has the second subnet of 66", n, err)
+	}
+	for node, want := range map[int]string{
+		1: "192.168.67.11 on kr-lab67: default via 192.168.67.1, 192.168.101.0/24 via 192.168.67.2",
+		2: "192.168.101.12 on kr-lab67-far: default via 192.168.101.2",
+		3: "192.168.67.13 on kr-lab67: default via 192.168.67.1, 192.168.101.0/24 via 192.168.67.2",
+	} {
+		if got := fmt.Sprintf("%s on %s: %s", n.Node(node), n.bridgeOf(node), strings.Join(n.Ways(node), ", ")); got != want {
+			t.Errorf("node %d: %s, want %s", node, got, want)
+		}
+	}
+	one := Network{ID: 66, Subnets: 1}
+	if got := fmt.Sprintf("%s %s %s", one.Node(2), one.bridgeOf(2), one.Ways(2)); got != "192.168.66.12 kr-lab66 [default via 192.168.66.1]" {
+		t.Errorf("with one subnet: %s", got)
 	}
 }
 
