@@ -12,6 +12,7 @@ import (
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
+	"google.golang.org/grpc"
 )
 
 // Speaker is a BGP speaker. It is safe for concurrent use.
@@ -27,15 +28,18 @@ type Speaker struct {
 	mute atomic.Bool
 
 	// apply serialises what changes the speaker, and is taken before mu.
-	apply      sync.Mutex
-	advertised map[netip.Prefix]netip.Addr
-	policy     Policy
-	started    time.Time
+	apply    sync.Mutex
+	policy   Policy
+	external []netip.Addr // whom the policies take for external peers
+	started  time.Time
+	// limitRetry is the constant, but in tests.
+	limitRetry time.Duration
 
-	mu       sync.Mutex
-	sessions map[netip.Addr]*session
-	learned  map[netip.Prefix]map[source]netip.Addr
-	stopped  bool
+	mu         sync.Mutex
+	sessions   map[netip.Addr]*session
+	advertised map[netip.Prefix]Route
+	learned    map[netip.Prefix]map[source]netip.Addr
+	stopped    bool
 }
 
 // Start opens the listeners and begins to speak. Its error names what could
@@ -47,13 +51,15 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 	s := &Speaker{
 		config: config, log: log,
 		served:     make(chan struct{}),
-		advertised: map[netip.Prefix]netip.Addr{},
+		advertised: map[netip.Prefix]Route{},
 		sessions:   map[netip.Addr]*session{},
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
 		started:    time.Now(),
+		limitRetry: limitRetry,
 	}
 	options := []server.ServerOption{
-		server.LoggerOption(slog.New(quiet{log.Handler(), &s.mute}), new(slog.LevelVar)),
+		server.LoggerOption(slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed}), new(slog.LevelVar)),
+		server.GrpcOption([]grpc.ServerOption{grpc.StreamInterceptor(withoutPasswords)}),
 	}
 	if config.AdminAddr != "" {
 		options = append(options, server.GrpcListenAddress(config.AdminAddr))
@@ -87,6 +93,12 @@ func (s *Speaker) start() error {
 	if err := s.server.StartBgp(context.Background(), &api.StartBgpRequest{Global: global}); err != nil {
 		return err
 	}
+	if err := s.applyPolicies(nil); err != nil {
+		return err
+	}
+	if err := s.assignPolicies(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
 	return s.watch(ctx)
@@ -106,6 +118,9 @@ func (s *Speaker) Stop() {
 	s.mu.Lock()
 	was := s.stopped
 	s.stopped = true
+	for _, session := range s.sessions {
+		session.rest.stop()
+	}
 	s.mu.Unlock()
 	if was {
 		return

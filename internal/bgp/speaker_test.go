@@ -15,6 +15,10 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 )
 
+// GoBGP keeps options in package variables, which every speaker that starts
+// writes: so tests with speakers in this process run one after the other, and
+// start them all before any has a route.
+
 // Speakers of a test are 127.0.<net>.<n>, one loopback net a test, so that
 // tests do not meet.
 func nodeAddr(net, n byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, net, n}) }
