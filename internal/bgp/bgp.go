@@ -213,7 +213,9 @@ type PeerState struct {
 	State string
 	// Since is when the session was established, or the zero Time.
 	Since time.Time
-	// Received and Accepted count the peer's prefixes.
+	// Received counts the peer's prefixes, Accepted those of them that have not
+	// been here before (RFC 4271 section 9.1.2, RFC 4456 section 8). Those that
+	// the policy rejects are in both.
 	Received, Accepted uint64
 	// Advertised counts the prefixes that the peer was told.
 	Advertised uint64

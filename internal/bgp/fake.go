@@ -88,6 +88,9 @@ func (f *Fake) Advertise(routes []Route) error {
 			errs = append(errs, fmt.Errorf("BGP: advertise %s via %s: invalid", r.Prefix, r.NextHop))
 			continue
 		}
+		if r.To == 0 {
+			continue // to nobody
+		}
 		f.advertised[r.Prefix.Masked()] = r.NextHop
 		f.audience[r.Prefix.Masked()] = r.To
 	}

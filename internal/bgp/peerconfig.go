@@ -115,9 +115,6 @@ func (s *Speaker) peerConfig(p Peer) *api.Peer {
 	if p.Role == Client {
 		config.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: s.config.ClusterID.String()}
 	}
-	if p.BFD.Enabled {
-		config.Bfd = p.BFD.config()
-	}
 	if s.config.GracefulRestart {
 		config.GracefulRestart = s.gracefulRestart()
 	}
@@ -145,15 +142,5 @@ func (s *Speaker) gracefulRestart() *api.GracefulRestart {
 		RestartTime:     uint32(s.config.RestartTime.Seconds()),
 		DeferralTime:    uint32(deferral.Seconds()),
 		LocalRestarting: s.config.Restarting && time.Since(s.started) < s.config.RestartTime,
-	}
-}
-
-func (b BFD) config() *api.BfdPeerConfig {
-	return &api.BfdPeerConfig{
-		Enabled:                  true,
-		Port:                     uint32(b.Port),
-		DetectionMultiplier:      b.Multiplier,
-		DesiredMinimumTxInterval: uint32(b.MinTx.Microseconds()),
-		RequiredMinimumReceive:   uint32(b.MinRx.Microseconds()),
 	}
 }

@@ -74,6 +74,9 @@ func (s *Speaker) removePeer(addr netip.Addr) error {
 	if err == nil {
 		err = s.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: addr.String()})
 	}
+	if err == nil {
+		err = s.unwatchLink(peer)
+	}
 	if err != nil {
 		return fmt.Errorf("BGP peer %s: remove: %w", addr, err)
 	}
@@ -98,7 +101,11 @@ func (s *Speaker) addPeer(p Peer) error {
 	s.sessions[p.Addr] = &session{peer: p}
 	s.mu.Unlock()
 	request := &api.AddPeerRequest{Peer: s.peerConfig(p)}
-	if err := s.server.AddPeer(context.Background(), request); err != nil {
+	err := s.server.AddPeer(context.Background(), request)
+	if err == nil {
+		err = s.watchLink(p)
+	}
+	if err != nil {
 		s.mu.Lock()
 		delete(s.sessions, p.Addr)
 		s.mu.Unlock()

@@ -143,8 +143,7 @@ func timers(t *testing.T, s *Speaker, peer netip.Addr) (hold, keepalive uint64) 
 }
 
 func sameLines(text string, lines []string) bool {
-	got := strings.Split(text, "\n")
-	slices.Sort(got)
+	got := slices.Sorted(strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' }))
 	want := slices.Sorted(slices.Values(lines))
 	return slices.Equal(got, want)
 }

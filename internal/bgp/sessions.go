@@ -29,6 +29,8 @@ type session struct {
 	// tries to have one failed.
 	ended, failed string
 	tries         int
+	// linkDown says that BFD is ending the session.
+	linkDown bool
 	// rest ends the time for which a peer that sent too much is left alone.
 	rest rest
 }
@@ -99,6 +101,9 @@ func (s *Speaker) sessionUp(session *session, state *apiutil.PeerState) {
 func (s *Speaker) sessionDown(session *session, state *apiutil.PeerState) {
 	session.since = time.Time{}
 	session.ended = s.reason(session.peer, bgp.BGP_FSM_ESTABLISHED, state)
+	if session.linkDown {
+		session.ended, session.linkDown = fmt.Sprintf("BFD: no packet from the peer in %v, or it said that it is down", session.peer.BFD.detectionTime()), false
+	}
 	s.log.Info("BGP session down", "peer", session.peer.Addr, "asn", session.peer.ASN, "reason", session.ended)
 	if state.AdminState != api.PeerState_ADMIN_STATE_PFX_CT {
 		return

@@ -20,6 +20,7 @@ type Speaker struct {
 	config Config
 	log    *slog.Logger
 	server *server.BgpServer
+	goLog  *slog.Logger // GoBGP's
 	// unwatch ends the stream of events; served is closed after the last work
 	// of GoBGP's main loop.
 	unwatch context.CancelFunc
@@ -31,6 +32,7 @@ type Speaker struct {
 	apply    sync.Mutex
 	policy   Policy
 	external []netip.Addr // whom the policies take for external peers
+	bfd      detector     // from the first peer that has it on
 	started  time.Time
 	// limitRetry is the constant, but in tests.
 	limitRetry time.Duration
@@ -57,8 +59,9 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		started:    time.Now(),
 		limitRetry: limitRetry,
 	}
+	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
 	options := []server.ServerOption{
-		server.LoggerOption(slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed}), new(slog.LevelVar)),
+		server.LoggerOption(s.goLog, new(slog.LevelVar)),
 		server.GrpcOption([]grpc.ServerOption{grpc.StreamInterceptor(withoutPasswords)}),
 	}
 	if config.AdminAddr != "" {
@@ -145,7 +148,10 @@ func (s *Speaker) stop() {
 	}
 	<-s.served
 	s.mute.Store(true)
-	s.server.Stop() // the gRPC API and BFD; BGP itself has stopped
+	if s.bfd != nil {
+		s.bfd.Stop()
+	}
+	s.server.Stop() // the gRPC API; BGP itself has stopped
 }
 
 var errStopped = errors.New("BGP: the speaker has stopped")
