@@ -122,7 +122,8 @@ type Role uint8
 // The roles. Mesh is another node that is told our own routes. Client is
 // another node that is told what all nodes say, too (RFC 4456). Reflector is
 // a node that tells us what all nodes say. External is a router outside of
-// the cluster.
+// the cluster. A reflector tells every node of its own system what all nodes
+// say, other reflectors too: a node's role may change without another session.
 const (
 	Mesh Role = iota
 	Client

@@ -34,17 +34,16 @@ func (s *Speaker) prefixCounts() map[netip.Addr]prefixCount {
 // of a large cluster.
 type told struct {
 	external, nodes map[bgp.Family]uint64 // our own, by audience
-	// learned are those that nodes told us, clients those that clients did,
-	// and from is who told them.
-	learned, clients map[bgp.Family]uint64
-	from             map[netip.Addr]map[bgp.Family]uint64
+	// learned are those that nodes told us, and from is who told them.
+	learned map[bgp.Family]uint64
+	from    map[netip.Addr]map[bgp.Family]uint64
 }
 
 // toldOf counts what there is to tell. The caller holds mu.
 func (s *Speaker) toldOf() told {
 	t := told{
 		external: map[bgp.Family]uint64{}, nodes: map[bgp.Family]uint64{},
-		learned: map[bgp.Family]uint64{}, clients: map[bgp.Family]uint64{}, from: map[netip.Addr]map[bgp.Family]uint64{},
+		learned: map[bgp.Family]uint64{}, from: map[netip.Addr]map[bgp.Family]uint64{},
 	}
 	for prefix, r := range s.advertised {
 		f := family(inet.FamilyOf(prefix.Addr()))
@@ -79,9 +78,6 @@ func (s *Speaker) countLearned(t *told, f bgp.Family, paths map[source]netip.Add
 		return
 	}
 	t.learned[f]++
-	if from.peer.Role == Client {
-		t.clients[f]++
-	}
 	if t.from[from.peer.Addr] == nil {
 		t.from[from.peer.Addr] = map[bgp.Family]uint64{}
 	}
@@ -95,13 +91,10 @@ func (t told) to(s *session) uint64 {
 	}
 	var n uint64
 	for _, f := range s.families {
-		switch s.peer.Role {
-		case External:
+		if s.peer.Role == External {
 			n += t.external[f]
-		case Client:
+		} else {
 			n += t.nodes[f] + t.learned[f] - t.from[s.peer.Addr][f]
-		default:
-			n += t.nodes[f] + t.clients[f]
 		}
 	}
 	return n

@@ -43,6 +43,8 @@ func (c *Config) check(p Peer) error {
 		return errors.New("is this speaker itself")
 	case p.Local.IsValid() && p.Local.Is4() != p.Addr.Is4():
 		return fmt.Errorf("cannot be reached from %s, an address of the other family", p.Local)
+	case c.ClusterID.IsValid() && !c.ClusterID.Is4():
+		return fmt.Errorf("has no reflector here: the cluster ID %s is not an IPv4 address (RFC 4456)", c.ClusterID)
 	case p.Role > External:
 		return fmt.Errorf("has the unknown role %d", uint8(p.Role))
 	case p.Role == Client && !c.ClusterID.IsValid():
@@ -112,13 +114,29 @@ func (s *Speaker) peerConfig(p Peer) *api.Peer {
 	if p.Local.IsValid() {
 		config.Transport.LocalAddress = p.Local.String()
 	}
-	if p.Role == Client {
+	if s.reflectsTo(p) {
 		config.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: s.config.ClusterID.String()}
 	}
 	if s.config.GracefulRestart {
 		config.GracefulRestart = s.gracefulRestart()
 	}
 	return config
+}
+
+// reflectsTo says whether a peer is told what other nodes say. To a reflector
+// all nodes are clients, other reflectors too: to peers that are none GoBGP
+// does not withdraw a client's route when its best path is another reflector's.
+func (s *Speaker) reflectsTo(p Peer) bool {
+	return s.config.ClusterID.IsValid() && p.Role != External && p.ASN == s.config.ASN
+}
+
+// sameSession says whether a becomes b without another session: the roles of
+// nodes are ours to tell apart.
+func sameSession(a, b Peer) bool {
+	if (a.Role == External) == (b.Role == External) {
+		a.Role = b.Role
+	}
+	return a == b
 }
 
 func (s *Speaker) familyConfigs(p Peer) []*api.AfiSafi {

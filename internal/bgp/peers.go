@@ -23,7 +23,7 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 	}
 	defer unlock()
 	want, unusable := s.config.usable(peers)
-	d := reconcile.Diff(s.configured(), want, func(a, b Peer) bool { return a == b })
+	d := reconcile.Diff(s.configured(), want, sameSession)
 	errs := []error{unusable}
 	for _, addr := range slices.Concat(d.Remove, d.Change) {
 		errs = append(errs, s.removePeer(addr))
@@ -38,7 +38,19 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 	for _, addr := range slices.Concat(d.Change, d.Add) {
 		errs = append(errs, s.addPeer(want[addr]))
 	}
+	s.nameRoles(want)
 	return errors.Join(errs...)
+}
+
+// nameRoles takes note of the roles that changed.
+func (s *Speaker) nameRoles(peers map[netip.Addr]Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for addr, session := range s.sessions {
+		if p, ok := peers[addr]; ok {
+			session.peer.Role = p.Role
+		}
+	}
 }
 
 // externalOf returns the addresses of the external peers, in order.

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -28,12 +29,23 @@ const usualPreference = 100 // RFC 4271 leaves it open; this is what everybody h
 // nodes. 4294967295 is no autonomous system's number (RFC 7300).
 const fromExternal = "4294967295:0:1"
 
+// reflectedBy marks what a reflector of a cluster has reflected, as the
+// CLUSTER_LIST does (RFC 4456 section 8). GoBGP takes what has been here before,
+// and keeps to itself that its best path is such a one: two reflectors then go
+// on to have a route from each other that nobody else has any more. Policies
+// can see communities, and so do not take it.
+func reflectedBy(cluster netip.Addr) string {
+	id := cluster.As4()
+	return fmt.Sprintf("4294967295:1:%d", binary.BigEndian.Uint32(id[:]))
+}
+
 // The names of policies and sets, as "gobgp policy" shows them.
 const (
 	importPolicy = "kube-router-import"
 	exportPolicy = "kube-router-export"
 	externalSet  = "external"
 	markedSet    = "from-external"
+	reflectedSet = "reflected-here"
 )
 
 // SetPolicy makes p the policy. Nothing that stays allowed is withdrawn
@@ -111,7 +123,7 @@ func (p Policy) exportsLike(q Policy) bool {
 // applyPolicies makes GoBGP's policies those of s.policy, with these peers as
 // the external ones.
 func (s *Speaker) applyPolicies(external []netip.Addr) error {
-	if err := s.server.SetPolicies(context.Background(), policies(s.policy, external)); err != nil {
+	if err := s.server.SetPolicies(context.Background(), policies(s.policy, external, s.config.ClusterID)); err != nil {
 		return fmt.Errorf("BGP: set the policies: %w", err)
 	}
 	s.external = external
@@ -133,12 +145,13 @@ func (s *Speaker) assignPolicies() error {
 	return nil
 }
 
-// policies are p in GoBGP's words. A set is never empty: for GoBGP an empty
-// set of neighbours matches everybody.
-func policies(p Policy, external []netip.Addr) *api.SetPoliciesRequest {
-	sets := []*api.DefinedSet{
-		{DefinedType: api.DefinedType_DEFINED_TYPE_LARGE_COMMUNITY, Name: markedSet, List: []string{"^" + fromExternal + "$"}},
-		neighbors(externalSet, external, nil),
+// policies are p in GoBGP's words, for a reflector of a cluster if that is
+// valid. A set is never empty: for GoBGP an empty set of neighbours matches
+// everybody.
+func policies(p Policy, external []netip.Addr, cluster netip.Addr) *api.SetPoliciesRequest {
+	sets := []*api.DefinedSet{marked(markedSet, fromExternal), neighbors(externalSet, external, nil)}
+	if cluster.IsValid() {
+		sets = append(sets, marked(reflectedSet, reflectedBy(cluster)))
 	}
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
 		sets = append(sets, rejected(p, f), neighbors(familySet(externalSet, f), external, &f))
@@ -146,10 +159,21 @@ func policies(p Policy, external []netip.Addr) *api.SetPoliciesRequest {
 	return &api.SetPoliciesRequest{
 		DefinedSets: sets,
 		Policies: []*api.Policy{
-			{Name: importPolicy, Statements: importStatements()},
-			{Name: exportPolicy, Statements: exportStatements(p)},
+			{Name: importPolicy, Statements: importStatements(cluster)},
+			{Name: exportPolicy, Statements: exportStatements(p, cluster)},
 		},
 	}
+}
+
+// marked is the set of a large community (RFC 8092).
+func marked(name, community string) *api.DefinedSet {
+	return &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_LARGE_COMMUNITY, Name: name, List: []string{"^" + community + "$"}}
+}
+
+func anyOf(set string) *api.MatchSet { return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set} }
+
+func mark(community string) *api.CommunityAction {
+	return &api.CommunityAction{Type: api.CommunityAction_TYPE_ADD, Communities: []string{community}}
 }
 
 func familySet(name string, f inet.Family) string {
@@ -191,7 +215,7 @@ func rejected(p Policy, f inet.Family) *api.DefinedSet {
 	return set
 }
 
-func importStatements() []*api.Statement {
+func importStatements(cluster netip.Addr) []*api.Statement {
 	statements := []*api.Statement{{
 		Name:       "import-own",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
@@ -201,7 +225,14 @@ func importStatements() []*api.Statement {
 		name := familySet("rejected", f)
 		statements = append(statements, &api.Statement{
 			Name:       "import-" + name,
-			Conditions: &api.Conditions{PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}},
+			Conditions: &api.Conditions{PrefixSet: anyOf(name)},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
+		})
+	}
+	if cluster.IsValid() {
+		statements = append(statements, &api.Statement{
+			Name:       "import-" + reflectedSet,
+			Conditions: &api.Conditions{LargeCommunitySet: anyOf(reflectedSet)},
 			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT},
 		})
 	}
@@ -214,22 +245,20 @@ func importStatements() []*api.Statement {
 	}
 	return append(statements, &api.Statement{
 		Name:       "import-external",
-		Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: externalSet}},
-		Actions: &api.Actions{LargeCommunity: &api.CommunityAction{
-			Type: api.CommunityAction_TYPE_ADD, Communities: []string{fromExternal},
-		}},
+		Conditions: &api.Conditions{NeighborSet: anyOf(externalSet)},
+		Actions:    &api.Actions{LargeCommunity: mark(fromExternal)},
 	})
 }
 
 // exportStatements: external peers are told those of our own routes that are
 // for them, and nothing that we learned. Nodes are told our own, and those
 // that BGP's rules reflect (RFC 4456), but nothing that external peers sent.
-func exportStatements(p Policy) []*api.Statement {
+func exportStatements(p Policy, cluster netip.Addr) []*api.Statement {
 	var statements []*api.Statement
 	if p.NextHopSelf {
 		statements = append(statements, nextHopSelf(inet.IPv4), nextHopSelf(inet.IPv6))
 	}
-	external := &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: externalSet}
+	external := anyOf(externalSet)
 	const own = api.Conditions_ROUTE_TYPE_LOCAL
 	for _, to := range []Audience{ToExternal, ToNodes | ToExternal} {
 		statements = append(statements, &api.Statement{
@@ -249,11 +278,15 @@ func exportStatements(p Policy) []*api.Statement {
 			},
 		})
 	}
-	return append(statements,
+	statements = append(statements,
 		&api.Statement{Name: "export-own-none", Conditions: &api.Conditions{RouteType: own}, Actions: reject},
-		&api.Statement{Name: "export-learned-external", Actions: reject, Conditions: &api.Conditions{
-			LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: markedSet},
-		}})
+		&api.Statement{Name: "export-learned-external", Conditions: &api.Conditions{LargeCommunitySet: anyOf(markedSet)}, Actions: reject})
+	if cluster.IsValid() {
+		statements = append(statements, &api.Statement{
+			Name: "export-reflected", Actions: &api.Actions{LargeCommunity: mark(reflectedBy(cluster)), RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+		})
+	}
+	return statements
 }
 
 // nextHopSelf makes the session's address the next hop of prefixes of its
@@ -264,7 +297,7 @@ func nextHopSelf(f inet.Family) *api.Statement {
 	return &api.Statement{
 		Name: "export-next-hop-self-" + name,
 		Conditions: &api.Conditions{
-			NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: name}, AfiSafiIn: []*api.Family{apiFamily(f)},
+			NeighborSet: anyOf(name), AfiSafiIn: []*api.Family{apiFamily(f)},
 			RouteType: api.Conditions_ROUTE_TYPE_LOCAL,
 		},
 		Actions: &api.Actions{Nexthop: &api.NexthopAction{Self: true}},

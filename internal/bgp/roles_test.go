@@ -76,6 +76,9 @@ func TestReflectorsPeerWithEachOther(t *testing.T) {
 	learns(t, shared,
 		"10.244.1.0/24 via [127.0.51.1]", "10.244.2.0/24 via [127.0.51.2]",
 		"10.244.4.0/24 via [127.0.51.4]", "10.244.5.0/24 via [127.0.51.5]")
+	for n := byte(1); n <= 2; n++ {
+		knows(t, shared, nodeAddr(net, n), "told all", func(p PeerState) bool { return p.Accepted == 4 })
+	}
 	// The shared client loses a reflector and with it the one client that only
 	// that one knew, but nothing else, not even for a moment.
 	watching.Store(true)
@@ -83,6 +86,55 @@ func TestReflectorsPeerWithEachOther(t *testing.T) {
 	learns(t, shared, "10.244.2.0/24 via [127.0.51.2]", "10.244.5.0/24 via [127.0.51.5]")
 	if got := fmt.Sprint(sorted(<-lost, <-lost)); got != "[10.244.1.0/24 10.244.4.0/24]" || len(lost) > 0 {
 		t.Errorf("lost, if only for a while: %s and %d more", got, len(lost))
+	}
+}
+
+// Reflectors that are each other's clients, with a cluster ID each or one for
+// all: routes come, change and go everywhere, and none stays behind because
+// reflectors tell each other of it.
+func TestReflectorsThatAreEachOthersClients(t *testing.T) {
+	for name, net := range map[string]byte{"IDs of their own": 65, "one ID": 66} {
+		var speakers [6]*Speaker
+		for n := byte(1); n <= 5; n++ {
+			c := testConfig(net, n)
+			switch {
+			case n <= 3 && net == 65:
+				c.ClusterID = netip.AddrFrom4([4]byte{10, 0, 0, n})
+			case n <= 3:
+				c.ClusterID = netip.AddrFrom4([4]byte{10, 0, 0, 42})
+			}
+			speakers[n] = start(t, c)
+		}
+		t.Run(name, func(t *testing.T) {
+			for n := byte(1); n <= 5; n++ {
+				var peers []Peer
+				for other := byte(1); other <= 5; other++ {
+					switch {
+					case other != n && n <= 3:
+						peers = append(peers, peering(net, n, other, 64512, Client))
+					case other != n && other <= 3:
+						peers = append(peers, peering(net, n, other, 64512, Reflector))
+					}
+				}
+				set(t, speakers[n], peers...)
+			}
+			told := func(lines ...string) {
+				t.Helper()
+				for _, n := range []byte{1, 2, 3, 5} {
+					learns(t, speakers[n], lines...)
+				}
+			}
+			advertise(t, speakers[4], own(net, 4)...)
+			told("10.244.4.0/24 via [" + nodeAddr(net, 4).String() + "]")
+			advertise(t, speakers[4], Route{Prefix: podCIDR(4), NextHop: nodeAddr(net, 9), To: ToNodes})
+			told("10.244.4.0/24 via [" + nodeAddr(net, 9).String() + "]")
+			advertise(t, speakers[4])
+			told()
+			advertise(t, speakers[4], own(net, 4)...)
+			told("10.244.4.0/24 via [" + nodeAddr(net, 4).String() + "]")
+			speakers[4].Stop()
+			told()
+		})
 	}
 }
 
@@ -154,6 +206,22 @@ func TestAudienceOfARouteChanges(t *testing.T) {
 		advertise(t, node, route(to, "10.96.0.1/32 via 127.0.56.1"))
 		learns(t, other, known[to&ToNodes != 0])
 		learns(t, router, known[to&ToExternal != 0])
+	}
+}
+
+// A node that becomes a reflector, or ceases to be one, keeps its sessions with
+// the others.
+func TestRoleOfANodeChanges(t *testing.T) {
+	const net = 67
+	a, b := reflector(t, net, 1), start(t, testConfig(net, 2))
+	set(t, b, peering(net, 2, 1, 64512, Reflector))
+	set(t, a, peering(net, 1, 2, 64512, Client))
+	since := up(t, a, nodeAddr(net, 2)).Since
+	for _, role := range []Role{Reflector, Client, Mesh} {
+		set(t, a, peering(net, 1, 2, 64512, role))
+		if state := up(t, a, nodeAddr(net, 2)); state.Role != role || state.Since != since {
+			t.Errorf("as %s: %+v, want the session of %s", role, state, since)
+		}
 	}
 }
 
