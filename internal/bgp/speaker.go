@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/config/oc"
 	"github.com/osrg/gobgp/v4/pkg/server"
 	"google.golang.org/grpc"
 )
@@ -86,6 +87,7 @@ func (s *Speaker) start() error {
 		RouterId:         s.config.RouterID.String(),
 		ListenPort:       int32(s.config.Port),
 		UseMultiplePaths: true,
+		Families:         s.tables(),
 	}
 	if s.config.Port == 0 {
 		global.ListenPort = -1
@@ -105,6 +107,16 @@ func (s *Speaker) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
 	return s.watch(ctx)
+}
+
+// tables are the families that GoBGP has tables for, in its numbers. Unasked it
+// has them for all 24 that it knows, which is 9 MB.
+func (s *Speaker) tables() []uint32 {
+	var numbers []uint32
+	for _, f := range s.families() {
+		numbers = append(numbers, uint32(oc.AfiSafiTypeToIntMap[oc.AfiSafiType(f.String())]))
+	}
+	return numbers
 }
 
 // stopTime bounds Stop: what is not closed by then is left to the end of the
