@@ -94,6 +94,7 @@ func (s *Speaker) removePeer(addr netip.Addr) error {
 	}
 	s.mu.Lock()
 	s.sessions[addr].rest.stop()
+	s.sessions[addr].again.stop()
 	delete(s.sessions, addr)
 	s.mu.Unlock()
 	return nil

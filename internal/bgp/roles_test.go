@@ -93,8 +93,9 @@ func TestReflectorsPeerWithEachOther(t *testing.T) {
 // all: routes come, change and go everywhere, and none stays behind because
 // reflectors tell each other of it.
 func TestReflectorsThatAreEachOthersClients(t *testing.T) {
-	for name, net := range map[string]byte{"IDs of their own": 65, "one ID": 66} {
-		var speakers [6]*Speaker
+	var all [2][6]*Speaker
+	for i := range all {
+		net := byte(65 + i)
 		for n := byte(1); n <= 5; n++ {
 			c := testConfig(net, n)
 			switch {
@@ -103,8 +104,11 @@ func TestReflectorsThatAreEachOthersClients(t *testing.T) {
 			case n <= 3:
 				c.ClusterID = netip.AddrFrom4([4]byte{10, 0, 0, 42})
 			}
-			speakers[n] = start(t, c)
+			all[i][n] = start(t, c)
 		}
+	}
+	for i, name := range []string{"IDs of their own", "one ID"} {
+		net, speakers := byte(65+i), all[i]
 		t.Run(name, func(t *testing.T) {
 			for n := byte(1); n <= 5; n++ {
 				var peers []Peer
@@ -206,6 +210,34 @@ func TestAudienceOfARouteChanges(t *testing.T) {
 		advertise(t, node, route(to, "10.96.0.1/32 via 127.0.56.1"))
 		learns(t, other, known[to&ToNodes != 0])
 		learns(t, router, known[to&ToExternal != 0])
+	}
+}
+
+// What changes while sessions come up reaches everybody in the end.
+func TestNothingIsMissedWhileSessionsComeUp(t *testing.T) {
+	const net, others = 68, 12
+	a := start(t, testConfig(net, 1))
+	var peers []Peer
+	var speakers []*Speaker
+	for n := byte(2); n < 2+others; n++ {
+		peers = append(peers, peering(net, 1, n, 64512, Mesh))
+		speakers = append(speakers, start(t, testConfig(net, n)))
+	}
+	set(t, a, peers...)
+	for i, s := range speakers {
+		set(t, s, peering(net, byte(2+i), 1, 64512, Mesh))
+	}
+	stays := Route{Prefix: podCIDR(200), NextHop: nodeAddr(net, 1), To: ToNodes}
+	for i := 0; ; i++ { // until all are up, other routes all the time
+		passing := Route{Prefix: podCIDR(byte(i % 100)), NextHop: nodeAddr(net, 1), To: ToNodes}
+		advertise(t, a, stays, passing)
+		if i%50 == 0 && !slices.ContainsFunc(a.Peers(), func(p PeerState) bool { return !p.Established() }) {
+			break
+		}
+	}
+	advertise(t, a, stays)
+	for _, s := range speakers {
+		learns(t, s, "10.244.200.0/24 via [127.0.68.1]")
 	}
 }
 

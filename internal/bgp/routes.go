@@ -66,6 +66,7 @@ func (s *Speaker) originate(r Route) error {
 	}
 	s.mu.Lock()
 	s.advertised[r.Prefix] = r
+	s.missed.changed(r.Prefix, false)
 	s.mu.Unlock()
 	s.log.Info("BGP route advertised", "prefix", r.Prefix, "nexthop", r.NextHop, "to", r.To)
 	return nil
@@ -84,6 +85,7 @@ func (s *Speaker) withdraw(prefix netip.Prefix) error {
 	}
 	s.mu.Lock()
 	delete(s.advertised, prefix)
+	s.missed.changed(prefix, true)
 	s.mu.Unlock()
 	s.log.Info("BGP route withdrawn", "prefix", prefix)
 	return nil
@@ -155,6 +157,9 @@ func (s *Speaker) pathsChanged(paths []*apiutil.Path) {
 	}
 	for _, p := range paths {
 		if prefix, ok := s.pathChanged(p); ok {
+			if s.config.ClusterID.IsValid() { // others are told of it
+				s.missed.changed(prefix, len(s.learned[prefix]) == 0)
+			}
 			changed = append(changed, prefix)
 		}
 	}

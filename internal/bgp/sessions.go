@@ -31,16 +31,17 @@ type session struct {
 	tries         int
 	// linkDown says that BFD is ending the session.
 	linkDown bool
-	// rest ends the time for which a peer that sent too much is left alone.
-	rest rest
+	// rest ends the time for which a peer that sent too much is left alone,
+	// again is when the peer is told what it may have missed.
+	rest, again timer
 }
 
-// rest is a timer that may not be there.
-type rest struct{ *time.Timer }
+// timer is one that may not be there.
+type timer struct{ *time.Timer }
 
-func (r rest) stop() {
-	if r.Timer != nil {
-		r.Stop()
+func (t timer) stop() {
+	if t.Timer != nil {
+		t.Stop()
 	}
 }
 
@@ -95,6 +96,9 @@ func (s *Speaker) sessionUp(session *session, state *apiutil.PeerState) {
 	session.since, session.failed, session.tries = time.Now(), "", 0
 	session.families = spoken(state.RemoteCap, s.families())
 	session.promised, session.waiting = promisedEOR(state.RemoteCap, s.families())
+	addr, since := session.peer.Addr, session.since
+	session.again.stop()
+	session.again = timer{time.AfterFunc(missTime, func() { s.tellAgain(addr, since) })}
 	s.log.Info("BGP session up", "peer", session.peer.Addr, "asn", state.PeerASN, "role", session.peer.Role)
 }
 
@@ -110,7 +114,7 @@ func (s *Speaker) sessionDown(session *session, state *apiutil.PeerState) {
 	}
 	addr := session.peer.Addr
 	session.rest.stop()
-	session.rest = rest{time.AfterFunc(s.limitRetry, func() {
+	session.rest = timer{time.AfterFunc(s.limitRetry, func() {
 		// An error means that the speaker has stopped.
 		_ = s.server.EnablePeer(context.Background(), &api.EnablePeerRequest{Address: addr.String()})
 	})}

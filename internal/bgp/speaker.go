@@ -42,6 +42,7 @@ type Speaker struct {
 	sessions   map[netip.Addr]*session
 	advertised map[netip.Prefix]Route
 	learned    map[netip.Prefix]map[source]netip.Addr
+	missed     missed
 	stopped    bool
 }
 
@@ -135,6 +136,7 @@ func (s *Speaker) Stop() {
 	s.stopped = true
 	for _, session := range s.sessions {
 		session.rest.stop()
+		session.again.stop()
 	}
 	s.mu.Unlock()
 	if was {
