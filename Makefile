@@ -32,7 +32,7 @@ export VERSION
 # The packages that have tests of a kind: all of their tests run there.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 
-.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay conformance conformance-netpol bench-services bench-policy image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay conformance conformance-netpol bench-services bench-policy bench-routes image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -48,7 +48,7 @@ demo: lab-tool ## three nodes, the hands-on exercise, seven criteria (cold 15 mi
 
 test: ## all tests that need no cluster
 	@$(STAGE) begin test
-	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iputils-ping iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev
+	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iputils-ping iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev frr bird2
 	@$(MAKE) --no-print-directory unit exact kernel guest
 	@$(STAGE) end test
 
@@ -96,6 +96,10 @@ bench-policy: build ## the policy controller on this host's kernel, in network n
 	@scripts/packages iproute2 iptables ipset
 	@go build -o .lab/bin/bench-policy ./bench/policy
 	@.lab/bin/bench-policy
+
+bench-routes: build ## BGP: routes into the kernel, a mesh and reflectors, judged; about 4 min
+	@go build -o .lab/bin/bench-routes ./bench/routes
+	@.lab/bin/bench-routes
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image

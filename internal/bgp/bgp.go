@@ -59,6 +59,14 @@ type Config struct {
 // three times the keepalive interval (RFC 4271 section 10 suggests 90 s).
 const HoldTime = 90 * time.Second
 
+// MaxPrefixes is how many prefixes a peer may send in a family where it has no
+// limit of its own: four times what 5,000 nodes with a Pod CIDR each need, and
+// a fiftieth of the Internet's table.
+const MaxPrefixes = 20000
+
+// limitRetry is for how long a peer that sent too many prefixes is left alone.
+const limitRetry = 5 * time.Minute
+
 // connectRetry is how often an unreachable peer is tried: the least that GoBGP
 // accepts. A node that is away costs one SYN each time.
 const connectRetry = 2 * time.Second
@@ -99,7 +107,8 @@ type Peer struct {
 	// HoldTime is 0 for the default; the keepalive interval is a third of it.
 	HoldTime time.Duration
 	// MultihopTTL lets a peer of another autonomous system be that many hops
-	// away; below 2 it is a neighbour of the link.
+	// away; below 2 it is a neighbour of the link. Peers of the same one may
+	// be anywhere.
 	MultihopTTL uint8
 	// MaxPrefixes is how many prefixes a peer may send in a family before the
 	// session is ended with an error (RFC 4486 subcode 1); 0 is the default.
@@ -113,7 +122,8 @@ type Role uint8
 // The roles. Mesh is another node that is told our own routes. Client is
 // another node that is told what all nodes say, too (RFC 4456). Reflector is
 // a node that tells us what all nodes say. External is a router outside of
-// the cluster.
+// the cluster. A reflector tells every node of its own system what all nodes
+// say, other reflectors too: a node's role may change without another session.
 const (
 	Mesh Role = iota
 	Client
@@ -143,8 +153,9 @@ func (s Secret) GoString() string { return s.String() }
 // MarshalText hides the secret from encoders.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// BFD is bidirectional forwarding detection with a peer (RFC 5880, 5881). The
-// zero values of its fields are the defaults: port 3784, 3 packets, 1 s.
+// BFD is bidirectional forwarding detection with a peer of the link (RFC 5880,
+// 5881). The zero values of its fields are the defaults: port 3784, 3 packets,
+// 1 s. Port is the peer's; this speaker listens on 3784.
 type BFD struct {
 	Enabled      bool
 	Port         uint16
@@ -152,7 +163,8 @@ type BFD struct {
 	MinTx, MinRx time.Duration
 }
 
-// Route is an advertised destination and the next hop that leads to it.
+// Route is an advertised destination and the next hop that leads to it. One
+// without an audience is advertised to nobody.
 type Route struct {
 	Prefix  netip.Prefix
 	NextHop netip.Addr
@@ -169,6 +181,11 @@ const (
 	ToNodes Audience = 1 << iota
 	ToExternal
 )
+
+// String is the audience as operators read it: "nodes", "nodes and external peers".
+func (a Audience) String() string {
+	return [...]string{"nobody", "nodes", "external peers", "nodes and external peers"}[a&(ToNodes|ToExternal)]
+}
 
 // Policy is what is taken from peers and how external ones are told. It may
 // change while sessions are up, and no session ends for it.
@@ -197,13 +214,16 @@ type PeerState struct {
 	State string
 	// Since is when the session was established, or the zero Time.
 	Since time.Time
-	// Received and Accepted count the peer's prefixes.
+	// Received counts the peer's prefixes, Accepted those of them that have not
+	// been here before (RFC 4271 section 9.1.2, RFC 4456 section 8). Those that
+	// the policy rejects are in both.
 	Received, Accepted uint64
 	// Advertised counts the prefixes that the peer was told.
 	Advertised uint64
 	// Settled says that the peer has delivered its whole table.
 	Settled bool
-	// LastError is why the last session ended, or empty.
+	// LastError is why the last session ended or, without one, why the last
+	// try to have one failed; or empty.
 	LastError string
 }
 

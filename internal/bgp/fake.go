@@ -52,22 +52,16 @@ func (f *Fake) SetPeers(peers []Peer) error {
 		f.mu.Unlock()
 		return errStopped
 	}
-	var errs []error
-	want := map[netip.Addr]bool{}
-	for _, p := range peers {
-		if !p.Addr.IsValid() || p.ASN == 0 {
-			errs = append(errs, fmt.Errorf("BGP peer %s: needs an address and an autonomous system number", p.Addr))
-			continue
-		}
-		want[p.Addr] = true
-		if have := f.peers[p.Addr]; have == nil || have.Peer != p {
-			f.peers[p.Addr] = &PeerState{Peer: p, State: "Active"}
+	want, err := f.config.usable(peers)
+	for addr, p := range want {
+		if have := f.peers[addr]; have == nil || have.Peer != p {
+			f.peers[addr] = &PeerState{Peer: p, State: "Active"}
 			f.sessions++
 		}
 	}
 	var gone []netip.Addr
 	for addr := range f.peers {
-		if !want[addr] {
+		if _, ok := want[addr]; !ok {
 			delete(f.peers, addr)
 			gone = append(gone, addr)
 		}
@@ -76,7 +70,7 @@ func (f *Fake) SetPeers(peers []Peer) error {
 	for _, addr := range gone {
 		f.drop(addr)
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // Advertise is Speaker.Advertise.
@@ -93,6 +87,9 @@ func (f *Fake) Advertise(routes []Route) error {
 		if !r.Prefix.IsValid() || !r.NextHop.IsValid() {
 			errs = append(errs, fmt.Errorf("BGP: advertise %s via %s: invalid", r.Prefix, r.NextHop))
 			continue
+		}
+		if r.To == 0 {
+			continue // to nobody
 		}
 		f.advertised[r.Prefix.Masked()] = r.NextHop
 		f.audience[r.Prefix.Masked()] = r.To

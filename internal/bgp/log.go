@@ -3,7 +3,11 @@ package bgp
 import (
 	"context"
 	"log/slog"
+	"net/netip"
+	"strings"
 	"sync/atomic"
+
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 // quiet hands GoBGP's log on one or more levels lower: its errors are our
@@ -14,6 +18,10 @@ type quiet struct {
 	// mute drops everything: GoBGP calls it an error to stop what has stopped,
 	// and there is no other way to close its API after a graceful stop.
 	mute *atomic.Bool
+	// failed is told why a connection that was opened to a peer came to
+	// nothing. GoBGP tells that to nobody but its log.
+	failed func(peer netip.Addr, why string)
+	peer   netip.Addr // whom the records are about, if it is one
 }
 
 func lowered(l slog.Level) slog.Level {
@@ -26,20 +34,69 @@ func lowered(l slog.Level) slog.Level {
 	return slog.LevelDebug
 }
 
+// Enabled is also true for what only failed is to hear of.
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
-	return !q.mute.Load() && q.Handler.Enabled(ctx, lowered(l))
+	return !q.mute.Load() && (q.peer.IsValid() || q.Handler.Enabled(ctx, lowered(l)))
 }
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = lowered(r.Level)
+	if q.peer.IsValid() {
+		if why := failure(r); why != "" {
+			q.failed(q.peer, why)
+		}
+	}
+	if r.Level = lowered(r.Level); !q.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
 	r.Message = "gobgp: " + r.Message
 	return q.Handler.Handle(ctx, r)
 }
 
 func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return quiet{q.Handler.WithAttrs(attrs), q.mute}
+	q.Handler = q.Handler.WithAttrs(attrs)
+	for _, a := range attrs {
+		if addr, err := netip.ParseAddr(a.Value.String()); a.Key == "Key" && err == nil {
+			q.peer = addr
+		}
+	}
+	return q
 }
 
 func (q quiet) WithGroup(name string) slog.Handler {
-	return quiet{q.Handler.WithGroup(name), q.mute}
+	q.Handler = q.Handler.WithGroup(name)
+	return q
 }
+
+// failure is why a connection failed, if a record says so. Records about
+// established sessions say what the events say, too, and their state.
+func failure(r slog.Record) string {
+	switch r.Message {
+	case "failed to connect":
+		return attribute(r, "Error").String()
+	case "outgoing connection IO error":
+		return "the peer closed the connection"
+	case "sent notification":
+		code, subcode := attribute(r, "Code"), attribute(r, "Subcode")
+		if code.Kind() != slog.KindInt64 || subcode.Kind() != slog.KindInt64 {
+			return ""
+		}
+		if code.Int64() == bgp.BGP_ERROR_OPEN_MESSAGE_ERROR && subcode.Int64() == bgp.BGP_ERROR_SUB_BAD_PEER_AS {
+			return badPeerAS
+		}
+		return "refused the session: " + bgp.NewNotificationErrorCode(uint8(code.Int64()), uint8(subcode.Int64())).String()
+	}
+	return ""
+}
+
+func attribute(r slog.Record, key string) (value slog.Value) {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == key {
+			value = a.Value
+		}
+		return a.Key != key
+	})
+	return value
+}
+
+// unanswered says whether a connection failed without a word from the peer.
+func unanswered(why string) bool { return strings.Contains(why, "timeout") }

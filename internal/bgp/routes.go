@@ -33,14 +33,16 @@ func (s *Speaker) Advertise(routes []Route) error {
 		return err
 	}
 	defer unlock()
-	want := map[netip.Prefix]netip.Addr{}
+	want := map[netip.Prefix]Route{}
 	for _, r := range routes {
-		want[r.Prefix.Masked()] = r.NextHop
+		if r.Prefix = r.Prefix.Masked(); r.To&(ToNodes|ToExternal) != 0 {
+			want[r.Prefix] = r
+		}
 	}
-	d := reconcile.Diff(s.advertised, want, func(a, b netip.Addr) bool { return a == b })
+	d := reconcile.Diff(s.originated(), want, func(a, b Route) bool { return a == b })
 	var errs []error
 	for _, prefix := range slices.Concat(d.Add, d.Change) {
-		errs = append(errs, s.originate(prefix, want[prefix]))
+		errs = append(errs, s.originate(want[prefix]))
 	}
 	for _, prefix := range d.Remove {
 		errs = append(errs, s.withdraw(prefix))
@@ -48,61 +50,67 @@ func (s *Speaker) Advertise(routes []Route) error {
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) originate(prefix netip.Prefix, nextHop netip.Addr) error {
-	path, err := localPath(prefix, nextHop)
+func (s *Speaker) originated() map[netip.Prefix]Route {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.advertised)
+}
+
+func (s *Speaker) originate(r Route) error {
+	path, err := localPath(r)
 	if err == nil {
 		_, err = s.server.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}})
 	}
 	if err != nil {
-		return fmt.Errorf("BGP: advertise %s via %s: %w", prefix, nextHop, err)
+		return fmt.Errorf("BGP: advertise %s via %s: %w", r.Prefix, r.NextHop, err)
 	}
-	s.advertised[prefix] = nextHop
-	s.log.Info("BGP route advertised", "prefix", prefix, "nexthop", nextHop)
+	s.mu.Lock()
+	s.advertised[r.Prefix] = r
+	s.missed.changed(r.Prefix, false)
+	s.mu.Unlock()
+	s.log.Info("BGP route advertised", "prefix", r.Prefix, "nexthop", r.NextHop, "to", r.To)
 	return nil
 }
 
 func (s *Speaker) withdraw(prefix netip.Prefix) error {
-	path, err := localPath(prefix, s.advertised[prefix])
+	s.mu.Lock()
+	r := s.advertised[prefix]
+	s.mu.Unlock()
+	path, err := localPath(r)
 	if err == nil {
 		err = s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path}})
 	}
 	if err != nil {
 		return fmt.Errorf("BGP: withdraw %s: %w", prefix, err)
 	}
+	s.mu.Lock()
 	delete(s.advertised, prefix)
+	s.missed.changed(prefix, true)
+	s.mu.Unlock()
 	s.log.Info("BGP route withdrawn", "prefix", prefix)
 	return nil
 }
 
 // localPath is a path of our own. IPv6 destinations, and IPv4 ones with an
 // IPv6 next hop (RFC 8950), travel in MP_REACH_NLRI, which GoBGP builds.
-func localPath(prefix netip.Prefix, nextHop netip.Addr) (*apiutil.Path, error) {
-	nlri, err := bgp.NewIPAddrPrefix(prefix)
+func localPath(r Route) (*apiutil.Path, error) {
+	nlri, err := bgp.NewIPAddrPrefix(r.Prefix)
 	if err != nil {
 		return nil, err
 	}
-	hop, err := bgp.NewPathAttributeNextHop(nextHop)
+	hop, err := bgp.NewPathAttributeNextHop(r.NextHop)
 	if err != nil {
 		return nil, err
 	}
 	return &apiutil.Path{
-		Family: family(inet.FamilyOf(prefix.Addr())),
+		Family: family(inet.FamilyOf(r.Prefix.Addr())),
 		Nlri:   nlri,
-		Attrs:  []bgp.PathAttributeInterface{bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop},
-		Age:    time.Now().Unix(),
+		Attrs: []bgp.PathAttributeInterface{
+			bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP), hop,
+			bgp.NewPathAttributeLocalPref(originPreference(r.To)),
+		},
+		Age: time.Now().Unix(),
 	}, nil
-}
-
-// SetPolicy makes p the policy. Nothing that stays allowed is withdrawn
-// meanwhile.
-func (s *Speaker) SetPolicy(p Policy) error {
-	unlock, err := s.changing()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	s.policy = p
-	return nil
 }
 
 // NextHops returns the next hops of the best paths to a prefix, in order, or
@@ -149,6 +157,9 @@ func (s *Speaker) pathsChanged(paths []*apiutil.Path) {
 	}
 	for _, p := range paths {
 		if prefix, ok := s.pathChanged(p); ok {
+			if s.config.ClusterID.IsValid() { // others are told of it
+				s.missed.changed(prefix, len(s.learned[prefix]) == 0)
+			}
 			changed = append(changed, prefix)
 		}
 	}

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/config/oc"
 	"github.com/osrg/gobgp/v4/pkg/server"
+	"google.golang.org/grpc"
 )
 
 // Speaker is a BGP speaker. It is safe for concurrent use.
@@ -19,6 +21,7 @@ type Speaker struct {
 	config Config
 	log    *slog.Logger
 	server *server.BgpServer
+	goLog  *slog.Logger // GoBGP's
 	// unwatch ends the stream of events; served is closed after the last work
 	// of GoBGP's main loop.
 	unwatch context.CancelFunc
@@ -27,15 +30,20 @@ type Speaker struct {
 	mute atomic.Bool
 
 	// apply serialises what changes the speaker, and is taken before mu.
-	apply      sync.Mutex
-	advertised map[netip.Prefix]netip.Addr
-	policy     Policy
-	started    time.Time
+	apply    sync.Mutex
+	policy   Policy
+	external []netip.Addr // whom the policies take for external peers
+	bfd      detector     // from the first peer that has it on
+	started  time.Time
+	// limitRetry is the constant, but in tests.
+	limitRetry time.Duration
 
-	mu       sync.Mutex
-	sessions map[netip.Addr]*session
-	learned  map[netip.Prefix]map[source]netip.Addr
-	stopped  bool
+	mu         sync.Mutex
+	sessions   map[netip.Addr]*session
+	advertised map[netip.Prefix]Route
+	learned    map[netip.Prefix]map[source]netip.Addr
+	missed     missed
+	stopped    bool
 }
 
 // Start opens the listeners and begins to speak. Its error names what could
@@ -47,13 +55,16 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 	s := &Speaker{
 		config: config, log: log,
 		served:     make(chan struct{}),
-		advertised: map[netip.Prefix]netip.Addr{},
+		advertised: map[netip.Prefix]Route{},
 		sessions:   map[netip.Addr]*session{},
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
 		started:    time.Now(),
+		limitRetry: limitRetry,
 	}
+	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
 	options := []server.ServerOption{
-		server.LoggerOption(slog.New(quiet{log.Handler(), &s.mute}), new(slog.LevelVar)),
+		server.LoggerOption(s.goLog, new(slog.LevelVar)),
+		server.GrpcOption([]grpc.ServerOption{grpc.StreamInterceptor(withoutPasswords)}),
 	}
 	if config.AdminAddr != "" {
 		options = append(options, server.GrpcListenAddress(config.AdminAddr))
@@ -77,6 +88,7 @@ func (s *Speaker) start() error {
 		RouterId:         s.config.RouterID.String(),
 		ListenPort:       int32(s.config.Port),
 		UseMultiplePaths: true,
+		Families:         s.tables(),
 	}
 	if s.config.Port == 0 {
 		global.ListenPort = -1
@@ -87,9 +99,25 @@ func (s *Speaker) start() error {
 	if err := s.server.StartBgp(context.Background(), &api.StartBgpRequest{Global: global}); err != nil {
 		return err
 	}
+	if err := s.applyPolicies(nil); err != nil {
+		return err
+	}
+	if err := s.assignPolicies(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
 	return s.watch(ctx)
+}
+
+// tables are the families that GoBGP has tables for, in its numbers. Unasked it
+// has them for all 24 that it knows, which is 9 MB.
+func (s *Speaker) tables() []uint32 {
+	var numbers []uint32
+	for _, f := range s.families() {
+		numbers = append(numbers, uint32(oc.AfiSafiTypeToIntMap[oc.AfiSafiType(f.String())]))
+	}
+	return numbers
 }
 
 // stopTime bounds Stop: what is not closed by then is left to the end of the
@@ -106,6 +134,10 @@ func (s *Speaker) Stop() {
 	s.mu.Lock()
 	was := s.stopped
 	s.stopped = true
+	for _, session := range s.sessions {
+		session.rest.stop()
+		session.again.stop()
+	}
 	s.mu.Unlock()
 	if was {
 		return
@@ -130,7 +162,10 @@ func (s *Speaker) stop() {
 	}
 	<-s.served
 	s.mute.Store(true)
-	s.server.Stop() // the gRPC API and BFD; BGP itself has stopped
+	if s.bfd != nil {
+		s.bfd.Stop()
+	}
+	s.server.Stop() // the gRPC API; BGP itself has stopped
 }
 
 var errStopped = errors.New("BGP: the speaker has stopped")

@@ -15,6 +15,10 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 )
 
+// GoBGP keeps options in package variables, which every speaker that starts
+// writes: so tests with speakers in this process run one after the other, and
+// start them all before any has a route.
+
 // Speakers of a test are 127.0.<net>.<n>, one loopback net a test, so that
 // tests do not meet.
 func nodeAddr(net, n byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, net, n}) }
@@ -248,30 +252,37 @@ func settlesAt(t *testing.T, before int) {
 	})
 }
 
+// A thousand times peers come, of all roles, with passwords and BFD, change and
+// go, beside one that stays.
 func TestPeerChangesLeaveNothingRunning(t *testing.T) {
-	a, b := start(t, testConfig(8, 1)), start(t, testConfig(8, 2))
-	if err := b.SetPeers(mesh(8, 2, 1, 2)); err != nil {
-		t.Fatal(err)
-	}
+	a, b := reflector(t, 8, 1), start(t, testConfig(8, 2))
+	set(t, b, mesh(8, 2, 1, 2)...)
+	stays := mesh(8, 1, 1, 2)[0]
+	set(t, a, stays)
+	since := up(t, a, stays.Addr).Since
 	var before int
-	for round := range 200 {
+	for round := range 100 {
 		var peers []Peer
-		for n := byte(3); n < 13; n++ {
-			peers = append(peers, Peer{Addr: nodeAddr(8, n+byte(round)%2), ASN: 64512, Port: testPort, Local: nodeAddr(8, 1)})
+		for n := range byte(10) {
+			p := Peer{Addr: nodeAddr(8, 3+n), ASN: 64512, Port: testPort, Local: nodeAddr(8, 1), Role: Role((int(n) + round) % 4)}
+			if n%3 == 0 {
+				p.Password = Secret(fmt.Sprint("password ", round))
+			}
+			p.BFD.Enabled = n == 1
+			peers = append(peers, p)
 		}
-		if err := a.SetPeers(append(peers, mesh(8, 1, 1, 2)...)); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.SetPeers(mesh(8, 1, 1, 2)); err != nil {
-			t.Fatal(err)
+		set(t, a, append(peers, stays)...)
+		if round%2 == 0 {
+			set(t, a, stays)
 		}
 		if round == 10 {
 			before = runtime.NumGoroutine()
 		}
 	}
+	set(t, a, stays)
 	settlesAt(t, before)
-	if len(a.Peers()) != 1 {
-		t.Errorf("configured: %+v", a.Peers())
+	if got := a.Peers(); len(got) != 1 || got[0].Since != since {
+		t.Errorf("configured: %+v", got)
 	}
 }
 

@@ -1,0 +1,100 @@
+package bgp
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// GoBGP tells a peer what it has when the session is coming up, and of changes
+// when it is up. What changes between the two it tells nobody (v4.8.0 stores
+// the new state after it has sent the table). So a moment later the peer is
+// told again, if there was any change around that time.
+
+// missTime is that moment, and how long before it a change may have been to
+// matter.
+const missTime = time.Second
+
+// missed holds what changed lately. It belongs to Speaker.mu.
+type missed struct {
+	last      time.Time
+	withdrawn map[netip.Prefix]time.Time
+}
+
+// changed takes note of a change of what peers are told.
+func (m *missed) changed(prefix netip.Prefix, gone bool) {
+	m.last = time.Now()
+	if !gone {
+		delete(m.withdrawn, prefix)
+		return
+	}
+	if m.withdrawn == nil {
+		m.withdrawn = map[netip.Prefix]time.Time{}
+	}
+	if len(m.withdrawn) >= maxWithdrawn {
+		maps.DeleteFunc(m.withdrawn, func(_ netip.Prefix, at time.Time) bool { return time.Since(at) > 3*missTime })
+	}
+	if len(m.withdrawn) < maxWithdrawn {
+		m.withdrawn[prefix] = m.last
+	}
+}
+
+// maxWithdrawn bounds what is remembered of routes that are gone.
+const maxWithdrawn = 1000
+
+// tellAgain sends a peer what it may have missed when its session came up.
+func (s *Speaker) tellAgain(addr netip.Addr, since time.Time) {
+	unlock, err := s.changing()
+	if err != nil {
+		return
+	}
+	defer unlock()
+	s.mu.Lock()
+	session := s.sessions[addr]
+	same := session != nil && session.since.Equal(since) && session.state == bgp.BGP_FSM_ESTABLISHED
+	quiet := since.Sub(s.missed.last) > missTime
+	var gone []netip.Prefix
+	for prefix, at := range s.missed.withdrawn {
+		_, ours := s.advertised[prefix]
+		if !ours && len(s.learned[prefix]) == 0 && since.Sub(at) < missTime {
+			gone = append(gone, prefix)
+		}
+	}
+	s.mu.Unlock()
+	if !same || quiet {
+		return
+	}
+	errs := []error{s.refresh(addr.String(), api.ResetPeerRequest_DIRECTION_OUT)}
+	for _, prefix := range gone {
+		errs = append(errs, s.withdrawAgain(prefix))
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.log.Warn("BGP peer may have missed a change", "peer", addr, "err", err)
+	}
+}
+
+// withdrawAgain makes GoBGP tell everybody that a prefix is gone: of a route
+// for nobody they hear only its end.
+func (s *Speaker) withdrawAgain(prefix netip.Prefix) error {
+	path, err := localPath(Route{Prefix: prefix, NextHop: s.anyHop(prefix)})
+	if err != nil {
+		return err
+	}
+	if _, err := s.server.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}}); err != nil {
+		return err
+	}
+	return s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path}})
+}
+
+// anyHop is a next hop that nobody gets to see.
+func (s *Speaker) anyHop(prefix netip.Prefix) netip.Addr {
+	if prefix.Addr().Is6() {
+		return netip.IPv6Loopback()
+	}
+	return s.config.RouterID
+}
