@@ -41,6 +41,9 @@ type Config struct {
 	// 0 is one second: a node that reflects nothing has nothing to learn
 	// before it may say what it originates.
 	DeferralTime time.Duration
+	// ClusterID makes this speaker a route reflector (RFC 4456) for its peers of
+	// Role Client; invalid means it is none.
+	ClusterID netip.Addr
 	// AdminAddr is where GoBGP's gRPC API listens for the gobgp command,
 	// "127.0.0.1:50051"; empty means nowhere.
 	AdminAddr string
@@ -89,12 +92,102 @@ type Peer struct {
 	// Passive peers are waited for. In a mesh one side of each pair is
 	// passive, so that two connections never meet (RFC 4271 section 6.8).
 	Passive bool
+	Role    Role
+	// Password is that of the TCP MD5 signature (RFC 2385); empty is none. It
+	// is never logged or shown.
+	Password Secret
+	// HoldTime is 0 for the default; the keepalive interval is a third of it.
+	HoldTime time.Duration
+	// MultihopTTL lets a peer of another autonomous system be that many hops
+	// away; below 2 it is a neighbour of the link.
+	MultihopTTL uint8
+	// MaxPrefixes is how many prefixes a peer may send in a family before the
+	// session is ended with an error (RFC 4486 subcode 1); 0 is the default.
+	MaxPrefixes uint32
+	BFD         BFD
+}
+
+// Role is what a peer is to this speaker.
+type Role uint8
+
+// The roles. Mesh is another node that is told our own routes. Client is
+// another node that is told what all nodes say, too (RFC 4456). Reflector is
+// a node that tells us what all nodes say. External is a router outside of
+// the cluster.
+const (
+	Mesh Role = iota
+	Client
+	Reflector
+	External
+)
+
+// String is the role as operators read it: "mesh", "client".
+func (r Role) String() string {
+	return [...]string{"mesh", "client", "reflector", "external"}[r]
+}
+
+// Secret is text that prints as stars.
+type Secret string
+
+// String hides the secret, also from %v and from logs.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString hides the secret from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText hides the secret from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// BFD is bidirectional forwarding detection with a peer (RFC 5880, 5881). The
+// zero values of its fields are the defaults: port 3784, 3 packets, 1 s.
+type BFD struct {
+	Enabled      bool
+	Port         uint16
+	Multiplier   uint32
+	MinTx, MinRx time.Duration
 }
 
 // Route is an advertised destination and the next hop that leads to it.
 type Route struct {
 	Prefix  netip.Prefix
 	NextHop netip.Addr
+	// To says which peers are told.
+	To Audience
+}
+
+// Audience is a set of peers.
+type Audience uint8
+
+// ToNodes are the peers of the roles Mesh, Client and Reflector, ToExternal
+// those of the role External.
+const (
+	ToNodes Audience = 1 << iota
+	ToExternal
+)
+
+// Policy is what is taken from peers and how external ones are told. It may
+// change while sessions are up, and no session ends for it.
+type Policy struct {
+	// Reject are prefixes that are not taken from any peer, nor what is inside
+	// of them. The default routes are never taken, and neither is what this
+	// speaker originates.
+	Reject []netip.Prefix
+	// Communities (RFC 1997) are added to what external peers are told.
+	Communities []uint32
+	// PrependASN is put in front of the AS path PrependCount times for external
+	// peers; 0 times is never.
+	PrependASN   uint32
+	PrependCount uint8
+	// MED is the metric that external peers are told; nil is none.
+	MED *uint32
+	// NextHopSelf makes the address of the session the next hop for external
+	// peers, whatever the route says.
+	NextHopSelf bool
 }
 
 // PeerState is what a session is like now.
@@ -106,6 +199,8 @@ type PeerState struct {
 	Since time.Time
 	// Received and Accepted count the peer's prefixes.
 	Received, Accepted uint64
+	// Advertised counts the prefixes that the peer was told.
+	Advertised uint64
 	// Settled says that the peer has delivered its whole table.
 	Settled bool
 	// LastError is why the last session ended, or empty.

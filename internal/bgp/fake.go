@@ -19,6 +19,8 @@ type Fake struct {
 	peers      map[netip.Addr]*PeerState
 	advertised map[netip.Prefix]netip.Addr
 	learned    map[netip.Prefix]map[netip.Addr]netip.Addr // by peer
+	policy     Policy
+	audience   map[netip.Prefix]Audience
 	sessions   int
 	stopped    bool
 }
@@ -85,6 +87,7 @@ func (f *Fake) Advertise(routes []Route) error {
 		return errStopped
 	}
 	clear(f.advertised)
+	f.audience = map[netip.Prefix]Audience{}
 	var errs []error
 	for _, r := range routes {
 		if !r.Prefix.IsValid() || !r.NextHop.IsValid() {
@@ -92,8 +95,34 @@ func (f *Fake) Advertise(routes []Route) error {
 			continue
 		}
 		f.advertised[r.Prefix.Masked()] = r.NextHop
+		f.audience[r.Prefix.Masked()] = r.To
 	}
 	return errors.Join(errs...)
+}
+
+// SetPolicy is Speaker.SetPolicy.
+func (f *Fake) SetPolicy(p Policy) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return errStopped
+	}
+	f.policy = p
+	return nil
+}
+
+// Policy is what SetPolicy was last told.
+func (f *Fake) Policy() Policy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.policy
+}
+
+// Audience is who is told of an advertised prefix.
+func (f *Fake) Audience(prefix netip.Prefix) Audience {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.audience[prefix.Masked()]
 }
 
 // NextHops is Speaker.NextHops.

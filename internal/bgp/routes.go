@@ -93,6 +93,18 @@ func localPath(prefix netip.Prefix, nextHop netip.Addr) (*apiutil.Path, error) {
 	}, nil
 }
 
+// SetPolicy makes p the policy. Nothing that stays allowed is withdrawn
+// meanwhile.
+func (s *Speaker) SetPolicy(p Policy) error {
+	unlock, err := s.changing()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.policy = p
+	return nil
+}
+
 // NextHops returns the next hops of the best paths to a prefix, in order, or
 // nil where peers know none (or we originate it).
 func (s *Speaker) NextHops(prefix netip.Prefix) []netip.Addr {

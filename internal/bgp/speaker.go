@@ -29,6 +29,7 @@ type Speaker struct {
 	// apply serialises what changes the speaker, and is taken before mu.
 	apply      sync.Mutex
 	advertised map[netip.Prefix]netip.Addr
+	policy     Policy
 	started    time.Time
 
 	mu       sync.Mutex

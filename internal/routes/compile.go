@@ -125,7 +125,7 @@ func advertisements(me self) []bgp.Route {
 	var routes []bgp.Route
 	for _, cidr := range me.podCIDRs() {
 		if hop := me.IP(inet.FamilyOf(cidr.Addr())); hop.IsValid() {
-			routes = append(routes, bgp.Route{Prefix: cidr, NextHop: hop})
+			routes = append(routes, bgp.Route{Prefix: cidr, NextHop: hop, To: bgp.ToNodes})
 		}
 	}
 	return routes

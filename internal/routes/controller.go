@@ -71,6 +71,7 @@ type Config struct {
 type Speaker interface {
 	SetPeers([]bgp.Peer) error
 	Advertise([]bgp.Route) error
+	SetPolicy(bgp.Policy) error
 	NextHops(netip.Prefix) []netip.Addr
 	Learned() map[netip.Prefix][]netip.Addr
 	Unsettled() []netip.Addr
