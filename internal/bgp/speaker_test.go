@@ -55,7 +55,9 @@ func mesh(net, n byte, nodes ...byte) []Peer {
 	return peers
 }
 
-func own(net, n byte) []Route { return []Route{{podCIDR(n), nodeAddr(net, n)}} }
+func own(net, n byte) []Route {
+	return []Route{{Prefix: podCIDR(n), NextHop: nodeAddr(net, n), To: ToNodes}}
+}
 
 // eventually waits for a condition; got describes what there is instead.
 func eventually(t *testing.T, within time.Duration, what string, ok func() (bool, string)) {
@@ -165,7 +167,7 @@ func TestEqualPathsAreMultipath(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n != 1 {
-			if err := s.Advertise([]Route{{shared, nodeAddr(3, n)}}); err != nil {
+			if err := s.Advertise([]Route{{Prefix: shared, NextHop: nodeAddr(3, n), To: ToNodes}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -175,7 +177,7 @@ func TestEqualPathsAreMultipath(t *testing.T) {
 		t.Fatal(err)
 	}
 	learns(t, a, "10.244.9.0/24 via [127.0.3.3]")
-	if err := c.Advertise([]Route{{shared, nodeAddr(3, 77)}}); err != nil {
+	if err := c.Advertise([]Route{{Prefix: shared, NextHop: nodeAddr(3, 77), To: ToNodes}}); err != nil {
 		t.Fatal(err)
 	}
 	learns(t, a, "10.244.9.0/24 via [127.0.3.77]")
@@ -199,7 +201,7 @@ func TestIPv6RoutesOverAnIPv4Session(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	routes := append(own(4, 2), Route{netip.MustParsePrefix("fd00:10:244:2::/64"), netip.MustParseAddr("fd00::2")})
+	routes := append(own(4, 2), Route{Prefix: netip.MustParsePrefix("fd00:10:244:2::/64"), NextHop: netip.MustParseAddr("fd00::2"), To: ToNodes})
 	if err := b.Advertise(routes); err != nil {
 		t.Fatal(err)
 	}
