@@ -78,8 +78,7 @@ func (a *agent) synced(name string) func(time.Duration) {
 func (a *agent) routes(d drivers, client *watch.Client) part {
 	cfg := a.cfg
 	c := routes.New(routes.Config{
-		NodeName: cfg.NodeName, Families: cfg.Families(), ASN: cfg.BGP.ASN, FullMesh: cfg.BGP.NodesFullMesh,
-		BGPPort: cfg.BGP.Port, RouterID: cfg.BGP.RouterID, GenerateRouterID: cfg.BGP.GenerateRouterID,
+		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg),
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
 		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, SyncPeriod: cfg.RoutesSyncPeriod,

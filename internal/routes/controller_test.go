@@ -27,6 +27,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -78,10 +79,14 @@ func (w *warnings) Warn(kind string, o *cluster.Meta, reason, message string) {
 	w.seen = append(w.seen, fmt.Sprintf("%s %s %s: %s", kind, o.Key, reason, message))
 }
 
+func fullMesh() peering.Config {
+	return peering.Config{Families: []inet.Family{inet.IPv4}, ASN: 64512, Port: 179, Between: true, FullMesh: true}
+}
+
 func (h *host) start(change func(*Config), apply func(*cluster.Feeds)) *run {
 	h.t.Helper()
 	config := Config{
-		NodeName: "n1", Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
+		NodeName: "n1", Families: []inet.Family{inet.IPv4}, Peering: fullMesh(), PodCIDRs: true,
 		GracefulRestart: true, RestartTime: 90 * time.Second, PodEgress: true, EnableCNI: true, CNIFile: h.cniFile,
 	}
 	if change != nil {

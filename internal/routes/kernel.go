@@ -21,6 +21,9 @@ func (c *Controller) program(keys []key) map[netip.Prefix]error {
 	changes := make(map[route.Key]*route.Route, len(keys))
 	for _, k := range keys {
 		r, reason := compileRoute(k.prefix, speaker.NextHops(k.prefix), me, c.links)
+		if c.discarded[k.prefix] {
+			r, reason = &route.Route{Key: route.Key{Table: route.Main, Dst: k.prefix}, Type: route.Unreachable}, ""
+		}
 		changes[route.Key{Table: route.Main, Dst: k.prefix}] = r
 		c.note(k.prefix, r, reason)
 	}

@@ -98,7 +98,7 @@ func agent(name string) error {
 	}
 	feeds := cluster.NewFeeds()
 	c := New(Config{
-		NodeName: name, Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
+		NodeName: name, Families: []inet.Family{inet.IPv4}, Peering: fullMesh(),
 		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true,
 		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
 	}, feeds, drivers, &warnings{}, log)
