@@ -13,16 +13,20 @@ import (
 
 func (c *Controller) serviceChanged(change cluster.Change[cluster.Service]) {
 	c.mu.Lock()
-	c.vips.service(change)
+	dirty := c.vips.service(change, c.config.VIPs)
 	c.mu.Unlock()
-	c.queue.Mark(key{step: stepVIPs})
+	if dirty {
+		c.queue.Mark(key{step: stepVIPs})
+	}
 }
 
 func (c *Controller) sliceChanged(change cluster.Change[cluster.EndpointSlice]) {
 	c.mu.Lock()
-	c.vips.slice(change)
+	dirty := c.vips.slice(change)
 	c.mu.Unlock()
-	c.queue.Mark(key{step: stepVIPs})
+	if dirty {
+		c.queue.Mark(key{step: stepVIPs})
+	}
 }
 
 // awaitServed marks what waits for the service proxy.
@@ -43,7 +47,7 @@ func (c *Controller) compileVIPs() error {
 	if !me.primary.IsValid() {
 		return errLater
 	}
-	here := place{node: me.name, families: c.config.Families, addrs: addrsOf(c.links)}
+	here := place{families: c.config.Families, addrs: addrsOf(c.links)}
 	type complaint struct {
 		service *cluster.Service
 		problem string
@@ -55,7 +59,7 @@ func (c *Controller) compileVIPs() error {
 		var told map[netip.Addr]bool
 		if s := c.vips.services[key]; s != nil {
 			var problems []string
-			told, problems = c.config.VIPs.vips(s, c.vips.slices[key], here)
+			told, problems = c.config.VIPs.vips(s, c.vips.ready(key), here)
 			for _, p := range problems {
 				complaints = append(complaints, complaint{s, p})
 			}

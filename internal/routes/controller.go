@@ -187,7 +187,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		ready:     make(chan struct{}),
 		complaint: reconcile.Complaints{}, reported: map[string]bool{},
 		nodes:   map[string]*cluster.Node{},
-		vips:    newVIPState(),
+		vips:    newVIPState(config.NodeName),
 		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
 	}
 	if config.Landed != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -65,7 +66,10 @@ type run struct {
 	t     *testing.T
 	host  *host
 	feeds *cluster.Feeds
-	end   func()
+	warns *warnings
+	// rounds counts the rounds of work.
+	rounds *atomic.Uint64
+	end    func()
 }
 
 type warnings struct {
@@ -83,23 +87,39 @@ func fullMesh() peering.Config {
 	return peering.Config{Families: []inet.Family{inet.IPv4}, ASN: 64512, Port: 179, Between: true, FullMesh: true}
 }
 
+// warned says whether a warning with all of these parts was given.
+func (w *warnings) warned(parts ...string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.seen, func(line string) bool {
+		for _, part := range parts {
+			if !strings.Contains(line, part) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func (h *host) start(change func(*Config), apply func(*cluster.Feeds)) *run {
 	h.t.Helper()
 	config := Config{
 		NodeName: "n1", Families: []inet.Family{inet.IPv4}, Peering: fullMesh(), PodCIDRs: true,
 		GracefulRestart: true, RestartTime: 90 * time.Second, PodEgress: true, EnableCNI: true, CNIFile: h.cniFile,
 	}
+	rounds := new(atomic.Uint64)
+	config.Synced = func(time.Duration) { rounds.Add(1) }
 	if change != nil {
 		change(&config)
 	}
 	log := slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(h.rules, inet.IPv4, log)}
-	feeds := cluster.NewFeeds()
+	feeds, warns := cluster.NewFeeds(), &warnings{}
 	c := New(config, feeds, Drivers{
 		Speak: h.speak, Routes: h.routes, Links: h.links, Sysctl: h.sysctl, Sets: h.sets, Rules: rules,
 		Modules: func(...string) error { return h.modules },
-	}, &warnings{}, log)
-	r := &run{Controller: c, t: h.t, host: h, feeds: feeds}
+	}, warns, log)
+	r := &run{Controller: c, t: h.t, host: h, feeds: feeds, warns: warns, rounds: rounds}
 	if apply != nil {
 		apply(feeds)
 	}

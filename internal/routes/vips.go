@@ -51,25 +51,37 @@ func (v VIPs) aggregates() []netip.Prefix {
 
 // place is where an address is served.
 type place struct {
-	node     string
 	families []inet.Family
 	addrs    []netip.Addr // of this node
 }
 
+// mayTell says whether any address of a Service may ever be told, as the Service
+// is now.
+func (v VIPs) mayTell(s *cluster.Service) bool {
+	if v.ClusterIPs || v.ExternalIPs || v.LoadBalancerIPs {
+		return true
+	}
+	for _, name := range []string{advertiseClusterIP, advertiseExternalIP, advertiseLoadBalancerIP} {
+		if _, ok := s.Annotations[name]; ok {
+			return true
+		}
+	}
+	return false
+}
+
 // vips are the addresses of a Service that are to be told from a node now, and
-// of each whether that depends on an endpoint there. problems are annotations
-// that cannot be read.
-func (v VIPs) vips(s *cluster.Service, slices []*cluster.EndpointSlice, here place) (told map[netip.Addr]bool, problems []string) {
+// of each whether that depends on an endpoint there; ready are the families in
+// which there is one. problems are annotations that cannot be read.
+func (v VIPs) vips(s *cluster.Service, ready families, here place) (told map[netip.Addr]bool, problems []string) {
 	told = map[netip.Addr]bool{}
 	local := s.ExternalLocal || s.Annotations[serviceLocal] == "true"
-	ready := localFamilies(slices, here.node)
 	add := func(annotation string, otherwise, local bool, addrs []netip.Addr, allowed func(netip.Addr) bool) {
 		on, err := advertised(s, annotation, otherwise)
 		if err != nil {
 			problems = append(problems, err.Error())
 		}
 		for _, a := range addrs {
-			if on && here.tells(a) && allowed(a) && (!local || ready[inet.FamilyOf(a)]) {
+			if on && here.tells(a) && allowed(a) && (!local || ready[index(inet.FamilyOf(a))]) {
 				told[a] = local
 			}
 		}
@@ -114,70 +126,114 @@ func advertised(s *cluster.Service, annotation string, otherwise bool) (bool, er
 	return on, nil
 }
 
-// localFamilies are the address families in which a node has a ready endpoint
-// that does not terminate.
-func localFamilies(list []*cluster.EndpointSlice, node string) map[inet.Family]bool {
-	families := map[inet.Family]bool{}
-	for _, slice := range list {
-		for _, e := range slice.Endpoints {
-			if e.Node == node && e.Ready && !e.Terminating {
-				families[inet.FamilyOf(e.Addr)] = true
-			}
+// families are some of the address families, by their index.
+type families [2]bool
+
+// localFamilies are those in which a node has a ready endpoint that does not
+// terminate.
+func localFamilies(slice *cluster.EndpointSlice, node string) (ready families) {
+	for _, e := range slice.Endpoints {
+		if e.Node == node && e.Ready && !e.Terminating {
+			ready[index(inet.FamilyOf(e.Addr))] = true
 		}
 	}
-	return families
+	return ready
 }
 
-// vipState is the Services that there are, and what each of them has told. It
-// is not safe for concurrent use.
+// vipState is the Services that may tell something, and what each of them has
+// told. It is not safe for concurrent use.
 type vipState struct {
+	node     string
 	services map[cluster.Key]*cluster.Service
-	slices   map[cluster.Key][]*cluster.EndpointSlice
-	dirty    map[cluster.Key]struct{}
+	// local are the EndpointSlices with a ready endpoint of this node, by
+	// Service.
+	local map[cluster.Key]map[cluster.Key]families
+	dirty map[cluster.Key]struct{}
 	// told are the addresses of each Service that has some, and claims the
 	// Services that tell an address, with whether that depends on an endpoint.
 	told   map[cluster.Key]map[netip.Addr]bool
 	claims map[netip.Addr]map[cluster.Key]bool
 }
 
-func newVIPState() *vipState {
-	s := &vipState{
-		services: map[cluster.Key]*cluster.Service{}, slices: map[cluster.Key][]*cluster.EndpointSlice{},
+func newVIPState(node string) *vipState {
+	return &vipState{
+		node:     node,
+		services: map[cluster.Key]*cluster.Service{}, local: map[cluster.Key]map[cluster.Key]families{},
 		dirty: map[cluster.Key]struct{}{},
+		told:  map[cluster.Key]map[netip.Addr]bool{}, claims: map[netip.Addr]map[cluster.Key]bool{},
 	}
-	s.forget()
-	return s
 }
 
-// forget tells nothing any more.
-func (s *vipState) forget() {
-	s.told, s.claims = map[cluster.Key]map[netip.Addr]bool{}, map[netip.Addr]map[cluster.Key]bool{}
-}
-
-// service takes note of a Service.
-func (s *vipState) service(change cluster.Change[cluster.Service]) {
-	if change.New == nil {
-		delete(s.services, change.Old.Key)
-		s.dirty[change.Old.Key] = struct{}{}
-		return
+// service takes note of a Service, and says whether anything is to be done.
+func (s *vipState) service(change cluster.Change[cluster.Service], v VIPs) bool {
+	if now := change.New; now != nil && v.mayTell(now) {
+		s.services[now.Key] = now
+		s.dirty[now.Key] = struct{}{}
+		return true
 	}
-	s.services[change.New.Key] = change.New
-	s.dirty[change.New.Key] = struct{}{}
+	key := cluster.Key{}
+	if change.New != nil {
+		key = change.New.Key
+	} else {
+		key = change.Old.Key
+	}
+	if s.services[key] == nil {
+		return false
+	}
+	delete(s.services, key)
+	s.dirty[key] = struct{}{}
+	return true
 }
 
-// slice takes note of an EndpointSlice.
-func (s *vipState) slice(change cluster.Change[cluster.EndpointSlice]) {
-	if old := change.Old; old != nil {
-		rest := slices.DeleteFunc(s.slices[old.Service], func(e *cluster.EndpointSlice) bool { return e.Key == old.Key })
-		if s.slices[old.Service] = rest; len(rest) == 0 {
-			delete(s.slices, old.Service)
+// slice takes note of an EndpointSlice, and says whether anything is to be
+// done: endpoints elsewhere are of no interest.
+func (s *vipState) slice(change cluster.Change[cluster.EndpointSlice]) bool {
+	changed := false
+	for _, slice := range []*cluster.EndpointSlice{change.Old, change.New} {
+		if slice == nil {
+			continue
 		}
-		s.dirty[old.Service] = struct{}{}
+		var ready families
+		if slice == change.New {
+			ready = localFamilies(slice, s.node)
+		} else if change.New != nil && change.New.Service == slice.Service {
+			continue // the new one says it all
+		}
+		changed = s.note(slice, ready) || changed
 	}
-	if now := change.New; now != nil {
-		s.slices[now.Service] = append(s.slices[now.Service], now)
-		s.dirty[now.Service] = struct{}{}
+	return changed
+}
+
+// note keeps what a slice has here.
+func (s *vipState) note(slice *cluster.EndpointSlice, ready families) bool {
+	list := s.local[slice.Service]
+	if list[slice.Key] == ready {
+		return false
 	}
+	before := s.ready(slice.Service)
+	if list == nil {
+		list = map[cluster.Key]families{}
+		s.local[slice.Service] = list
+	}
+	if list[slice.Key] = ready; ready == (families{}) {
+		delete(list, slice.Key)
+	}
+	if len(list) == 0 {
+		delete(s.local, slice.Service)
+	}
+	if s.services[slice.Service] == nil || before == s.ready(slice.Service) {
+		return false
+	}
+	s.dirty[slice.Service] = struct{}{}
+	return true
+}
+
+// ready are the families in which a Service has a ready endpoint here.
+func (s *vipState) ready(service cluster.Key) (all families) {
+	for _, some := range s.local[service] {
+		all[0], all[1] = all[0] || some[0], all[1] || some[1]
+	}
+	return all
 }
 
 // allDirty marks every Service.
