@@ -203,6 +203,10 @@ func (e *entry) peer(c Config) (bgp.Peer, error) {
 	return e.times(p)
 }
 
+// longestBFD is the longest interval in milliseconds: BFD carries microseconds
+// in 32 bits (RFC 5880).
+const longestBFD = 4294967
+
 // times reads what else there is.
 func (e *entry) times(p bgp.Peer) (bgp.Peer, error) {
 	if e.HoldTime != "" {
@@ -219,6 +223,12 @@ func (e *entry) times(p bgp.Peer) (bgp.Peer, error) {
 		p.MaxPrefixes = *e.MaxPrefixes
 	}
 	if b := e.BFD; b != nil && b.Enabled {
+		switch {
+		case p.MultihopTTL > 1:
+			return p, fmt.Errorf("bfd is for peers on a subnet of the node (RFC 5881), and multihopttl is %d; leave one of the two out", p.MultihopTTL)
+		case b.MinTx > longestBFD || b.MinRx > longestBFD:
+			return p, fmt.Errorf("an interval of bfd is too long; allowed are 0 to %d milliseconds", longestBFD)
+		}
 		p.BFD = bgp.BFD{
 			Enabled: true, Port: b.Port, Multiplier: uint32(b.Multiplier),
 			MinTx: time.Duration(b.MinTx) * time.Millisecond, MinRx: time.Duration(b.MinRx) * time.Millisecond,

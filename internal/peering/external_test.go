@@ -87,14 +87,14 @@ func TestExternalPeers(t *testing.T) {
   port: 1790
   password: `+secret+`
   holdtime: 9s
-  multihopttl: 3
   maxprefixes: 100
   bfd: {enabled: true, port: 3785, detection_multiplier: 4, required_min_rx_interval: 300, desired_min_tx_interval: 200}
 - remoteip: "2001:db8::1"
   remoteasn: 4200000001
+  multihopttl: 3
 `), `
-192.0.2.1 as 65100 port 1790 from 192.168.1.1 password 7 bytes hold 9s ttl 3 most 100 bfd {true 3785 4 200ms 300ms}
-2001:db8::1 as 4200000001 hold 1m30s
+192.0.2.1 as 65100 port 1790 from 192.168.1.1 password 7 bytes hold 9s most 100 bfd {true 3785 4 200ms 300ms}
+2001:db8::1 as 4200000001 hold 1m30s ttl 3
 `},
 		{"the older lists", nil, annotated("peer.ips", "192.0.2.1, 192.0.2.2", "peer.asns", "65100,65101",
 			"peer.ports", "179,", "peer.passwords", secret+",", "peer.localips", ",192.168.1.1"), `
@@ -119,6 +119,8 @@ func TestExternalPeers(t *testing.T) {
 - null
 - {remoteip: 192.168.1.1, remoteasn: 65100}
 - {remoteip: 192.0.2.10, remoteasn: 65100}
+- {remoteip: 192.0.2.11, remoteasn: 65100, multihopttl: 2, bfd: {enabled: true}}
+- {remoteip: 192.0.2.12, remoteasn: 65100, bfd: {enabled: true, required_min_rx_interval: 4294968}}
 `), `
 192.0.2.1 as 65100
 192.0.2.10 as 65100
@@ -136,6 +138,8 @@ BadAnnotation: annotation kube-router.io/peers: peer 9: port 0 is not a port; al
 BadAnnotation: annotation kube-router.io/peers: peer 10: "1s" is not a hold time; allowed are whole seconds, 3s to 65535s; it is left out
 BadAnnotation: annotation kube-router.io/peers: peer 11: localip 2001:db8::1 and remoteip 192.0.2.8 are of different address families; it is left out
 BadAnnotation: annotation kube-router.io/peers: peer 13: 192.0.2.1 is there already; it is left out
+BadAnnotation: annotation kube-router.io/peers: peer 18: bfd is for peers on a subnet of the node (RFC 5881), and multihopttl is 2; leave one of the two out; it is left out
+BadAnnotation: annotation kube-router.io/peers: peer 19: an interval of bfd is too long; allowed are 0 to 4294967 milliseconds; it is left out
 BadAnnotation: the annotated peer 192.168.1.1 is left out: it is node n1
 `},
 		{"not YAML", nil, annotated("peers", "- remoteip: 1\n  password: \"hunter2\n"), `

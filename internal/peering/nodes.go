@@ -247,6 +247,9 @@ func (c Config) session(me, other member, role bgp.Role) bgp.Peer {
 // node's annotations, less those that are nodes. The flags come first.
 func (t topology) outside(own Own, me member, nodes map[string]*cluster.Node, inside []bgp.Peer) ([]bgp.Peer, []Problem) {
 	taken := map[netip.Addr]string{}
+	for _, a := range own.Listen {
+		taken[a] = "an address of this node"
+	}
 	for _, p := range inside {
 		taken[p.Addr] = "another node"
 	}
