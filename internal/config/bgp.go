@@ -95,7 +95,7 @@ func (f *flags) defineRouting(c *Config) {
 	add(f, &c.BGP.DeferralTime, "bgp-graceful-restart-deferral-time", 30*time.Second, seconds(1, 65535, "a deferral time"),
 		"How long a route reflector waits after a restart, at most, for the routes of its peers before it tells any. A fresh start waits for nothing.")
 	add(f, &f.adminPort, "gobgp-admin-port", 50051, portOrOff(),
-		"Port of GoBGP's gRPC API, for the gobgp command and --show-bgp-peers. 0: none.")
+		"Port of GoBGP's gRPC API, for the gobgp command. 0: none.")
 	add(f, &f.adminAddr, "gobgp-admin-address", "127.0.0.1", oneListenIP(),
 		"IP address of that API. Whoever reaches it can change the routes of this node.")
 	add(f, &f.ignoredSourceCheck, "disable-source-dest-check", true, onOff(),

@@ -184,11 +184,7 @@ func Parse(args []string, env func(string) string) (Config, error) {
 	if f.help {
 		return Config{}, ErrHelp
 	}
-	if c.ShowVersion {
-		return c, nil
-	}
-	if c.ShowBGPPeers {
-		c.BGP.AdminAddress = listenAddress(f.adminAddr, f.adminPort)
+	if c.ShowVersion || c.ShowBGPPeers {
 		return c, nil
 	}
 	if f.set.NArg() > 0 {

@@ -328,6 +328,14 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// What asks a running agent needs nothing of what that runs with.
+func TestShowBGPPeers(t *testing.T) {
+	c, err := Parse([]string{"--show-bgp-peers", "--socket=/run/other.sock", "--enable-ipv4=false"}, func(string) string { return "" })
+	if err != nil || !c.ShowBGPPeers || c.Socket != "/run/other.sock" {
+		t.Errorf("got %t at %q, %v", c.ShowBGPPeers, c.Socket, err)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	usage := Usage("COMMANDS\n    some\n")
 	for line := range strings.Lines(usage) {
