@@ -81,7 +81,8 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// Peer is a configured neighbour. Two equal Peers are one session.
+// Peer is a configured neighbour. Two Peers that are equal are one session, and
+// so are two that differ as Mesh and Reflector do: the session is the same.
 type Peer struct {
 	Addr netip.Addr
 	ASN  uint32
@@ -124,6 +125,16 @@ const (
 // String is the role as operators read it: "mesh", "client".
 func (r Role) String() string {
 	return [...]string{"mesh", "client", "reflector", "external"}[r]
+}
+
+// sameSession says whether a session goes on when p becomes o.
+func (p Peer) sameSession(o Peer) bool {
+	for _, peer := range []*Peer{&p, &o} {
+		if peer.Role == Reflector {
+			peer.Role = Mesh
+		}
+	}
+	return p == o
 }
 
 // Secret is text that prints as stars.

@@ -60,9 +60,11 @@ func (f *Fake) SetPeers(peers []Peer) error {
 			continue
 		}
 		want[p.Addr] = true
-		if have := f.peers[p.Addr]; have == nil || have.Peer != p {
+		if have := f.peers[p.Addr]; have == nil || !have.Peer.sameSession(p) {
 			f.peers[p.Addr] = &PeerState{Peer: p, State: "Active"}
 			f.sessions++
+		} else {
+			have.Peer = p
 		}
 	}
 	var gone []netip.Addr

@@ -53,7 +53,8 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 	for _, p := range peers {
 		want[p.Addr] = p
 	}
-	d := reconcile.Diff(s.configured(), want, func(a, b Peer) bool { return a == b })
+	d := reconcile.Diff(s.configured(), want, Peer.sameSession)
+	s.relabel(want)
 	var errs []error
 	for _, addr := range slices.Concat(d.Remove, d.Change) {
 		errs = append(errs, s.removePeer(addr))
@@ -62,6 +63,17 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 		errs = append(errs, s.addPeer(want[addr]))
 	}
 	return errors.Join(errs...)
+}
+
+// relabel takes the roles over of peers whose sessions go on.
+func (s *Speaker) relabel(want map[netip.Addr]Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for addr, session := range s.sessions {
+		if p, ok := want[addr]; ok && p.sameSession(session.peer) {
+			session.peer = p
+		}
+	}
 }
 
 func (s *Speaker) configured() map[netip.Addr]Peer {
