@@ -84,7 +84,7 @@ func (a *agent) synced(name string) func(time.Duration) {
 func (a *agent) routes(d drivers, client *watch.Client, served <-chan struct{}) part {
 	cfg := a.cfg
 	c := routes.New(routes.Config{
-		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg),
+		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg), Linger: linger, SettleTime: settleTime,
 		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served),
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,

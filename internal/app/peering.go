@@ -2,11 +2,19 @@ package app
 
 import (
 	"slices"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/routes"
 )
+
+// linger is how long a session between nodes outlives a change of the topology:
+// a few times what a session takes to come up and deliver its table.
+const linger = 20 * time.Second
+
+// settleTime is for what reflectors hear from each other after a restart.
+const settleTime = 5 * time.Second
 
 // peeringConfig is what the flags say of whom to speak BGP with. What peers say
 // of the cluster's own Services is not taken.

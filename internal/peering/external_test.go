@@ -217,7 +217,7 @@ func TestOwnAnnotations(t *testing.T) {
 		{"nothing", nil, annotated(), "as 64512 id 192.168.1.1 listen [192.168.1.1]"},
 		{"a reflector", func(c *Config) { c.DeferralTime = 30 * time.Second }, annotated("node.bgp.routereflector.cluster-id", "1.0.0.1"), `
 as 64512 id 192.168.1.1 listen [192.168.1.1]
-cluster 1.0.0.1 deferral 30s
+cluster 192.168.1.1 deferral 30s
 `},
 		{"an AS number and a router id", func(c *Config) { c.RouterID = netip.MustParseAddr("9.9.9.9") }, annotated("node.asn", " 65001 "),
 			"as 65001 id 9.9.9.9 listen [192.168.1.1]"},

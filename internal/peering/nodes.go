@@ -106,7 +106,7 @@ func hasAddr(n *cluster.Node, a netip.Addr) bool {
 // serves says whether m reflects routes for o: within one AS, as RFC 4456 has
 // it, and for the clients of its own cluster where they name one.
 func (m member) serves(o member) bool {
-	return m.cluster.IsValid() && !o.cluster.IsValid() && m.asn == o.asn && (!o.home.IsValid() || o.home == m.cluster)
+	return m.cluster.IsValid() && m.asn == o.asn && (!o.home.IsValid() || o.home == m.cluster)
 }
 
 // topology is what decides about pairs of nodes.
@@ -120,17 +120,19 @@ type topology struct {
 // agrees with it: the rules are the same from both sides.
 //
 // A reflector serves its clients whether the mesh is on or not, so that a
-// cluster can move from the one to the other node by node.
+// cluster can move from the one to the other node by node. And other reflectors
+// are its clients like any node, as RFC 4456 allows: so a node that becomes a
+// reflector remains a client, with the same session.
 func (t topology) role(a, b member) (bgp.Role, bool) {
 	switch {
 	case !t.Between:
 		return 0, false
-	case a.cluster.IsValid() && b.cluster.IsValid():
-		return bgp.Mesh, true
 	case a.serves(b):
 		return bgp.Client, true
 	case b.serves(a):
 		return bgp.Reflector, true
+	case a.cluster.IsValid() && b.cluster.IsValid(): // of two AS numbers
+		return bgp.Mesh, true
 	case a.named != nil || b.named != nil:
 		return bgp.Mesh, true
 	case a.client || b.client:

@@ -103,10 +103,12 @@ func sessions(t *testing.T, c Config, nodes map[string]*cluster.Node) string {
 		}
 		fmt.Fprintf(&b, "%s: %s\n", n.Name, strings.Join(list, ", "))
 	}
-	opposite := map[bgp.Role]bgp.Role{bgp.Mesh: bgp.Mesh, bgp.Client: bgp.Reflector, bgp.Reflector: bgp.Client}
+	agree := map[[2]bgp.Role]bool{
+		{bgp.Mesh, bgp.Mesh}: true, {bgp.Client, bgp.Reflector}: true, {bgp.Reflector, bgp.Client}: true, {bgp.Client, bgp.Client}: true,
+	}
 	for e, p := range ends {
 		back, ok := ends[end{e.to, e.from}]
-		if !ok || back.Role != opposite[p.Role] || back.Passive == p.Passive || back.Password != p.Password {
+		if !ok || !agree[[2]bgp.Role{p.Role, back.Role}] || back.Passive == p.Passive || back.Password != p.Password {
 			t.Errorf("the session of %s and %s has two different ends: %+v, %+v", e.from, e.to, p, back)
 		}
 	}
@@ -163,14 +165,14 @@ n2: n1 reflector
 n3: n1 reflector
 `},
 		{"two reflectors, one by the older name and as a number", noMesh, "n1 reflector=1.0.0.1\nn2 server=16777217\nn3\nn4", `
-n1: n2 mesh, n3 client, n4 client
-n2: n1 mesh, n3 client, n4 client
+n1: n2 client, n3 client, n4 client
+n2: n1 client, n3 client, n4 client
 n3: n1 reflector, n2 reflector
 n4: n1 reflector, n2 reflector
 `},
 		{"clients name the cluster of their reflectors", noMesh, "n1 server=1\nn2 server=2\nn3 client=1\nn4 client=2\nn5 client=9", `
-n1: n2 mesh, n3 client, n5 client
-n2: n1 mesh, n4 client, n5 client
+n1: n2 client, n3 client, n5 client
+n2: n1 client, n4 client, n5 client
 n3: n1 reflector
 n4: n2 reflector
 n5: n1 reflector, n2 reflector
@@ -203,16 +205,16 @@ NoRouteReflector n2: --nodes-full-mesh=false, and no other Node of AS 64512 is a
 		{"the flags name the reflectors, with one AS number for two", func(c *Config) {
 			c.FullMesh, c.Routers = false, routers(64512, "192.168.1.10", "192.168.1.11")
 		}, "n10 reflector=1.0.0.1\nn11 reflector=1.0.0.1\nn12\nn13", `
-n10: n11 mesh, n12 client, n13 client
-n11: n10 mesh, n12 client, n13 client
+n10: n11 client, n12 client, n13 client
+n11: n10 client, n12 client, n13 client
 n12: n10 reflector, n11 reflector
 n13: n10 reflector, n11 reflector
 `},
 		{"the flags name the reflectors, with no AS number", func(c *Config) {
 			c.FullMesh, c.Routers = false, routers(0, "192.168.1.10", "192.168.1.11")
 		}, "n10 reflector=1.0.0.1\nn11 reflector=1.0.0.1\nn12", `
-n10: n11 mesh, n12 client
-n11: n10 mesh, n12 client
+n10: n11 client, n12 client
+n11: n10 client, n12 client
 n12: n10 reflector, n11 reflector
 `},
 		{"the flags name a node that reflects nothing, and one that is not there", func(c *Config) {

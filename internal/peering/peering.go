@@ -76,7 +76,9 @@ type Own struct {
 	Addr     netip.Addr
 	ASN      uint32
 	RouterID netip.Addr
-	// ClusterID is invalid where the node is no reflector.
+	// ClusterID is what a reflector puts into the cluster list of a route, its
+	// router ID; invalid where the node is none. With one that several share,
+	// none would take what another has reflected, nor GoBGP's own routes.
 	ClusterID netip.Addr
 	// Listen are the addresses to accept sessions on.
 	Listen []netip.Addr
@@ -114,8 +116,8 @@ func ReadOwn(c Config, node *cluster.Node, host []netip.Addr) (Own, []Problem, e
 	if own.RouterID, err = routerID(c, node, own.Addr); err != nil {
 		return Own{}, nil, err
 	}
-	if id, ok := clusterOf(r); ok && c.Between {
-		own.ClusterID, own.DeferralTime = id, c.DeferralTime
+	if _, ok := clusterOf(r); ok && c.Between {
+		own.ClusterID, own.DeferralTime = own.RouterID, c.DeferralTime
 	}
 	own.Listen = r.listen(c, host)
 	own.External = r.external(c)

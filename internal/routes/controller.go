@@ -37,11 +37,15 @@ type Config struct {
 	Families []inet.Family
 
 	// Peering decides whom this node speaks BGP with.
-	Peering         peering.Config
+	Peering peering.Config
+	// Linger is how long the session with a node lasts that is to have none.
+	Linger          time.Duration
 	GracefulRestart bool
 	// RestartTime is how long peers keep our routes while we restart, and how
 	// long routes of a former run stay at most until peers confirm them.
 	RestartTime time.Duration
+	// SettleTime is how long they stay after the peers' tables have come.
+	SettleTime time.Duration
 	// AdminAddr is where the gobgp command reaches the speaker, or empty.
 	AdminAddr string
 
@@ -158,6 +162,11 @@ type Controller struct {
 	complaint reconcile.Complaints
 	speaks    bgp.Config // what the speaker that runs was started with
 	own       peering.Own
+	ownNode   *cluster.Node // that it was read from
+	left      bool          // routes of a former run, when the speaker was started
+	settled   time.Time     // when all peers had delivered their tables
+	wanted    []bgp.Peer
+	leaving   map[netip.Addr]leaving
 	discarded map[netip.Prefix]bool // ranges of which the unused addresses lead nowhere
 	loaded    bool
 	reported  map[string]bool
@@ -188,6 +197,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		complaint: reconcile.Complaints{}, reported: map[string]bool{},
 		nodes:   map[string]*cluster.Node{},
 		vips:    newVIPState(config.NodeName),
+		leaving: map[netip.Addr]leaving{},
 		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
 	}
 	if config.Landed != nil {

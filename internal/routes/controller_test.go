@@ -579,6 +579,33 @@ func TestThisNodesAddressChanges(t *testing.T) {
 		t.Errorf("bgp:\n%s", got)
 	}
 	r.routesAre("10.244.2.0/24 via 192.168.66.12 dev eth0 proto 17", "10.244.3.0/24 via 192.168.66.13 dev eth0 proto 17")
+	if !r.warns.warned("Node n1 AddressChanged", "from 192.168.66.11 to 192.168.66.50") {
+		t.Error("the move was not reported")
+	}
+}
+
+// The new Pod CIDR is told in place of the former one, and no session ends.
+func TestThisNodesPodCIDRChanges(t *testing.T) {
+	h := newHost(t)
+	r := h.start(nil, nodes(1, 2, 3))
+	r.answers(2, 3)
+	r.settled()
+	sessions := h.speaker().Sessions()
+	r.set(nodeOf("n1", "192.168.66.11", "10.244.9.0/24"))
+	r.told("10.244.9.0/24 via 192.168.66.11 to 3")
+	r.settled()
+	r.wants(strings.NewReplacer("add kube-router-pod-subnets 10.244.1.0/24\n", "",
+		"pod-subnets 10.244.3.0/24\n", "pod-subnets 10.244.3.0/24\nadd kube-router-pod-subnets 10.244.9.0/24\n",
+		"advertise 10.244.1.0/24", "advertise 10.244.9.0/24").Replace(threeNodes))
+	if text, err := os.ReadFile(h.cniFile); err != nil || !strings.Contains(string(text), `"subnet": "10.244.9.0/24"`) {
+		t.Errorf("CNI configuration: %v\n%s", err, text)
+	}
+	if got := h.speaker().Sessions() - sessions; got != 0 {
+		t.Errorf("%d sessions were configured anew", got)
+	}
+	if !r.warns.warned("Node n1 PodCIDRChanged", "from [10.244.1.0/24] to [10.244.9.0/24]") {
+		t.Error("the change was not reported")
+	}
 }
 
 func TestRoutesComeBackWhenSomethingRemovesThem(t *testing.T) {

@@ -70,6 +70,9 @@ func (c *Controller) sweep() error {
 	if waiting := speaker.Unsettled(); len(waiting) > 0 && time.Since(spoke) < c.config.RestartTime {
 		return fmt.Errorf("%w: routes of the former run stay until all peers have sent theirs: waiting for %s", reconcile.ErrWaiting, some(waiting))
 	}
+	if c.tooEarly() {
+		return errLater
+	}
 	// Learned goes first: what comes between is marked, and programmed next.
 	learned := speaker.Learned()
 	failed := c.routes.Retain(func(k route.Key) bool {
@@ -84,6 +87,23 @@ func (c *Controller) sweep() error {
 	c.swept = true
 	c.mu.Unlock()
 	return nil
+}
+
+// tooEarly says whether what a former run left is to stay a little: a peer may
+// have delivered its table and hear of the rest only now, as reflectors do that
+// restart, or whose clients do.
+func (c *Controller) tooEarly() bool {
+	if !c.left {
+		return false
+	}
+	if c.settled.IsZero() {
+		c.settled = time.Now()
+	}
+	rest := c.config.SettleTime - time.Since(c.settled)
+	if rest > 0 {
+		time.AfterFunc(rest, func() { c.queue.Mark(key{step: stepSweep}) })
+	}
+	return rest > 0
 }
 
 // some lists a few addresses.

@@ -25,6 +25,7 @@ func (c *Controller) speakAs(node *cluster.Node) error {
 	if err := c.speak(own); err != nil {
 		return err
 	}
+	c.ownNode = node
 	if !reflect.DeepEqual(own, c.own) {
 		c.own = own
 		c.queue.Mark(key{step: stepPeers})
@@ -78,14 +79,15 @@ func (c *Controller) speak(own peering.Own) error {
 }
 
 // anew says what of a speaker's configuration is another, or nothing. One that
-// is no reflector any more has no clients, and its cluster ID does not matter.
+// is no reflector any more could go on without clients; but peers keep what a
+// speaker said that restarts gracefully, and drop it where a session changes.
 func anew(is, want bgp.Config) string {
 	switch {
 	case is.ASN != want.ASN:
 		return "this node's AS number"
 	case is.RouterID != want.RouterID || !slices.Equal(is.Listen, want.Listen):
 		return "this node's address"
-	case want.ClusterID.IsValid() && is.ClusterID != want.ClusterID:
+	case is.ClusterID != want.ClusterID && (want.ClusterID.IsValid() || want.GracefulRestart):
 		return "this node's role as a reflector"
 	}
 	return ""
@@ -105,7 +107,8 @@ func (c *Controller) startSpeaker(config bgp.Config) error {
 	if err != nil {
 		return err
 	}
-	c.speaks = config
+	c.speaks, c.wanted, c.left, c.settled = config, nil, len(left) > 0, time.Time{}
+	clear(c.leaving)
 	c.mu.Lock()
 	c.speaker, c.spoke, c.swept = speaker, time.Now(), false
 	for prefix := range c.desired {
@@ -141,16 +144,60 @@ func (c *Controller) stopSpeaker() {
 }
 
 // configurePeers hands the speaker its policy before the peers that it is for.
+// Of this node it knows what the speaker was started with: what has come since
+// is another step's first.
 func (c *Controller) configurePeers() error {
 	speaker := c.speaking()
 	if speaker == nil {
 		return errLater
 	}
-	peers, problems := peering.Peers(c.config.Peering, c.own, c.config.NodeName, c.present())
+	nodes := c.present()
+	if c.ownNode != nil {
+		nodes[c.config.NodeName] = c.ownNode
+	}
+	peers, problems := peering.Peers(c.config.Peering, c.own, c.config.NodeName, nodes)
 	c.report(problems)
-	if err := errors.Join(speaker.SetPolicy(c.own.Policy), speaker.SetPeers(peers)); err != nil {
+	if err := errors.Join(speaker.SetPolicy(c.own.Policy), speaker.SetPeers(c.linger(peers, nodes))); err != nil {
 		return err
 	}
 	c.queue.Mark(key{step: stepSweep})
 	return nil
+}
+
+// linger returns the peers, and for a while those nodes that were peers and are
+// none any more but still there: both ends hear of a change of the topology at
+// different times, and what one says is needed until the others say it.
+func (c *Controller) linger(peers []bgp.Peer, nodes map[string]*cluster.Node) []bgp.Peer {
+	now := time.Now()
+	wanted := map[netip.Addr]bool{}
+	for _, p := range peers {
+		wanted[p.Addr] = true
+	}
+	here := map[netip.Addr]bool{}
+	for _, n := range nodes {
+		for _, a := range n.InternalIPs {
+			here[a] = true
+		}
+	}
+	for _, p := range c.wanted {
+		if !wanted[p.Addr] && here[p.Addr] && p.Role != bgp.External && c.config.Linger > 0 {
+			c.leaving[p.Addr] = leaving{p, now.Add(c.config.Linger)}
+			time.AfterFunc(c.config.Linger, func() { c.queue.Mark(key{step: stepPeers}) })
+		}
+	}
+	c.wanted = peers
+	for addr, l := range c.leaving {
+		if wanted[addr] || !here[addr] || !now.Before(l.until) {
+			delete(c.leaving, addr)
+			continue
+		}
+		peers = append(slices.Clip(peers), l.peer)
+	}
+	return peers
+}
+
+// leaving is a peer that is none any more.
+type leaving struct {
+	peer  bgp.Peer
+	until time.Time
 }

@@ -93,12 +93,25 @@ func (c *Controller) findSelf() error {
 		return err
 	}
 	if me != before {
+		c.reportMove(node, before, me)
 		c.become(me)
 	}
 	if len(me.podCIDRs()) == 0 {
 		return c.noPodCIDR(node, fileErr)
 	}
 	return nil
+}
+
+// reportMove tells that the Node is not what it was.
+func (c *Controller) reportMove(node *cluster.Node, before, now self) {
+	if before.primary.IsValid() && before.primary != now.primary {
+		c.events.Warn("Node", &node.Meta, "AddressChanged", fmt.Sprintf(
+			"The node's address changed from %s to %s: its BGP sessions start anew", before.primary, now.primary))
+	}
+	if was := before.podCIDRs(); len(was) > 0 && before.cidr != now.cidr {
+		c.events.Warn("Node", &node.Meta, "PodCIDRChanged", fmt.Sprintf(
+			"The Pod CIDRs changed from %v to %v: Pods that run keep their addresses, and other nodes cannot reach them until they are restarted", was, now.podCIDRs()))
+	}
 }
 
 // become marks everything that depends on who this node is.

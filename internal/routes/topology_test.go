@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/bgp"
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/kernel/route"
 )
 
 // The annotations of the tests.
@@ -32,7 +34,7 @@ func table(s *bgp.Fake) string {
 	config := s.Config()
 	fmt.Fprintf(&b, "AS %d", config.ASN)
 	if config.ClusterID.IsValid() {
-		fmt.Fprintf(&b, ", reflector of %s", config.ClusterID)
+		fmt.Fprintf(&b, ", reflector with %s", config.ClusterID)
 	}
 	b.WriteString("\n")
 	for _, p := range s.Peers() {
@@ -88,11 +90,11 @@ func TestAnnotationsAreFollowed(t *testing.T) {
 		{"and this node, too", noted(1, peersOf, router, asnOf, "65001"),
 			"AS 65001\n192.168.66.1 as 65100 external\n192.168.66.13 as 65001 reflector", 2, 1, ""},
 		{"this node reflects", noted(1, peersOf, router, asnOf, "65001", reflectorOf, "1.0.0.2"),
-			"AS 65001, reflector of 1.0.0.2\n192.168.66.1 as 65100 external\n192.168.66.13 as 65001 mesh", 2, 1, ""},
+			"AS 65001, reflector with 192.168.66.11\n192.168.66.1 as 65100 external\n192.168.66.13 as 65001 client", 2, 1, ""},
 		{"it has a client", noted(2, asnOf, "65001"),
-			"AS 65001, reflector of 1.0.0.2\n192.168.66.1 as 65100 external\n192.168.66.12 as 65001 client\n192.168.66.13 as 65001 mesh", 1, 0, ""},
+			"AS 65001, reflector with 192.168.66.11\n192.168.66.1 as 65100 external\n192.168.66.12 as 65001 client\n192.168.66.13 as 65001 client", 1, 0, ""},
 		{"an id that cannot be", noted(1, peersOf, router, asnOf, "65001", reflectorOf, "0"),
-			"AS 65001, reflector of 1.0.0.2\n192.168.66.1 as 65100 external\n192.168.66.13 as 65001 reflector", 1, 0,
+			"AS 65001\n192.168.66.1 as 65100 external\n192.168.66.13 as 65001 reflector", 2, 1,
 			`Node n1 BadAnnotation: annotation kube-router.io/node.bgp.routereflector.cluster-id: "0" is not a cluster ID`},
 	} {
 		before, sessions := h.started(), h.speaker().Sessions()
@@ -119,4 +121,62 @@ func (h *host) started() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.speakers)
+}
+
+// A node that is no peer any more stays one for a while, for what it says may
+// not yet have come another way. One that is gone is gone.
+func TestSessionsLinger(t *testing.T) {
+	h := newHost(t)
+	const two, three = "AS 64512\n192.168.66.12 as 64512 reflector\n192.168.66.13 as 64512 reflector", "AS 64512\n192.168.66.13 as 64512 reflector"
+	r := h.start(func(c *Config) { c.Peering.FullMesh, c.Linger = false, time.Second }, nodes(1, 2, 3))
+	r.set(noted(2, reflectorOf, "1.0.0.1"), noted(3, reflectorOf, "1.0.0.1"))
+	r.speaks(two)
+	before := time.Now()
+	r.set(node(2))
+	r.until("n2 has left", func() bool { return len(h.speaker().Peers()) == 1 })
+	if took := time.Since(before); took < time.Second {
+		t.Errorf("n2 left after %v", took)
+	}
+	r.speaks(three)
+	r.set(noted(2, reflectorOf, "1.0.0.1"))
+	r.speaks(two)
+	r.set(node(2))
+	r.set(noted(2, reflectorOf, "1.0.0.1"))
+	r.settled("sweep")
+	sessions := h.speaker().Sessions()
+	before = time.Now()
+	r.feeds.Nodes.Delete(node(2).Key)
+	r.speaks(three)
+	if took := time.Since(before); took >= time.Second {
+		t.Errorf("n2 was deleted and left after %v", took)
+	}
+	if got := h.speaker().Sessions() - sessions; got != 0 {
+		t.Errorf("%d sessions were configured", got)
+	}
+}
+
+// What a reflector hears after it has delivered its table finds the former
+// run's route still there.
+func TestTheSweepWaitsForWhatReflectorsHear(t *testing.T) {
+	h := newHost(t)
+	for _, r := range []route.Route{staleRoute("10.244.2.0/24", "192.168.66.12"), staleRoute("10.244.3.0/24", "192.168.66.13"), staleRoute("10.244.9.0/24", "192.168.66.19")} {
+		if err := h.routes.Replace(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := h.routes.Changes()
+	r := h.start(func(c *Config) { c.Peering.FullMesh, c.SettleTime = false, time.Second }, nodes(1, 3))
+	r.set(noted(2, reflectorOf, "1.0.0.1"))
+	r.speaks("AS 64512\n192.168.66.12 as 64512 reflector")
+	s, two := h.speaker(), addr("192.168.66.12")
+	s.Establish(two)
+	s.Deliver(two, prefix("10.244.2.0/24"), two)
+	s.Settle(two)
+	r.settled()
+	s.Deliver(two, prefix("10.244.3.0/24"), addr("192.168.66.13"))
+	r.routesAre("10.244.2.0/24 via 192.168.66.12 dev eth0 proto 17", "10.244.3.0/24 via 192.168.66.13 dev eth0 proto 17")
+	r.until("swept", func() bool { return r.Status().Swept })
+	if got := h.routes.Changes() - before; got != 1 {
+		t.Errorf("%d changes of routes, want one: the stale one goes", got)
+	}
 }
