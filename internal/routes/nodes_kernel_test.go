@@ -88,7 +88,7 @@ func ask(addr string) {
 }
 
 // agent runs a controller on the kernel. It reads Nodes from its input,
-// "set NAME IP CIDR" or "delete NAME", ends with it, and prints "ready" and
+// "set NAME IP CIDR KEY=VALUE..." or "delete NAME", ends with it, and prints "ready" and
 // "swept" when it is so.
 func agent(name string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
@@ -97,8 +97,10 @@ func agent(name string) error {
 		return err
 	}
 	feeds := cluster.NewFeeds()
+	whom := fullMesh()
+	whom.FullMesh = os.Getenv("NO_MESH") == ""
 	c := New(Config{
-		NodeName: name, Families: []inet.Family{inet.IPv4}, Peering: fullMesh(),
+		NodeName: name, Families: []inet.Family{inet.IPv4}, Peering: whom, Linger: 8 * time.Second, SettleTime: 3 * time.Second,
 		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true,
 		EnableCNI: true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
 	}, feeds, drivers, &warnings{}, log)
@@ -120,14 +122,37 @@ func agent(name string) error {
 			time.Sleep(20 * time.Millisecond)
 		}
 		fmt.Println("swept")
+		tellSessions(ctx, c)
 	}()
 	return c.Run(ctx)
+}
+
+// tellSessions prints the peers and how many prefixes each has sent, when that
+// changes.
+func tellSessions(ctx context.Context, c *Controller) {
+	told := ""
+	for ctx.Err() == nil {
+		now := "sessions"
+		for _, p := range c.Status().Peers {
+			now += fmt.Sprintf(" %s:%d", p.Addr, p.Accepted)
+		}
+		if now != told {
+			fmt.Println(now)
+			told = now
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func feed(feeds *cluster.Feeds, line string) {
 	words := strings.Fields(line)
 	if words[0] == "set" {
 		n := nodeOf(words[1], words[2], words[3])
+		n.Annotations = map[string]string{}
+		for _, w := range words[4:] {
+			key, value, _ := strings.Cut(w, "=")
+			n.Annotations[key] = value
+		}
 		feeds.Nodes.Set(n.Key, n)
 		return
 	}
@@ -358,12 +383,12 @@ func (p *process) kill() {
 }
 
 // agent starts the agent of node n, which knows all three Nodes.
-func (lan *network) agent(n int, graceful bool, cniFile string) *process {
+func (lan *network) agent(n int, graceful bool, cniFile string, env ...string) *process {
 	self, err := os.Executable()
 	if err != nil {
 		lan.t.Fatal(err)
 	}
-	env := []string{fmt.Sprintf("ROUTES_TEST_NODE=n%d", n), "CNI_FILE=" + cniFile, "GORACE=exitcode=0 atexit_sleep_ms=0 log_path=" + filepath.Join(lan.t.TempDir(), "race")}
+	env = append(env, fmt.Sprintf("ROUTES_TEST_NODE=n%d", n), "CNI_FILE="+cniFile, "GORACE=exitcode=0 atexit_sleep_ms=0 log_path="+filepath.Join(lan.t.TempDir(), "race"))
 	if graceful {
 		env = append(env, "GRACEFUL=1")
 	}
