@@ -22,7 +22,7 @@ var short = map[string]string{
 
 // nodesOf reads nodes, one a line: "n1 asn=65001 cidr=10.244.1.0/24". The
 // address of nK is 192.168.1.K unless ip= says otherwise.
-func nodesOf(t *testing.T, text string) map[string]*cluster.Node {
+func nodesOf(t testing.TB, text string) map[string]*cluster.Node {
 	t.Helper()
 	nodes := map[string]*cluster.Node{}
 	for line := range strings.Lines(text) {
