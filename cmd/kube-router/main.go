@@ -41,6 +41,8 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintf(stderr, "kube-router: %v\n", err)
 		return exitUsage
+	case cfg.ShowBGPPeers:
+		return look([]string{"show", "peers", "--output=wide", "--socket=" + cfg.Socket}, stdout, stderr)
 	case cfg.ShowVersion:
 		fmt.Fprintf(stdout, "kube-router %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return 0

@@ -21,6 +21,7 @@ func TestExitStatuses(t *testing.T) {
 		{"no agent", []string{"status", "--socket=/nonexistent/agent.sock"}, 1, "", "no kube-router runs here"},
 		{"help of a command", []string{"show", "--help"}, 0, "kube-router status", ""},
 		{"nothing to show", []string{"show"}, 2, "", "peers, routes, services"},
+		{"peers without an agent", []string{"--show-bgp-peers", "--socket=/nonexistent/agent.sock"}, 1, "", "no kube-router runs here"},
 		{"unknown flag", []string{"--run-ruter"}, 2, "", "--run-router"},
 		{"bad value", []string{"--cluster-asn=70000000"}, 2, "", "--cluster-asn"},
 		{"value that is no bool", []string{"--run-router=perhaps"}, 2, "", "--run-router"},

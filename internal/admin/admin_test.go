@@ -170,7 +170,7 @@ func TestAnswers(t *testing.T) {
 		`"controllers":[{"name":"routes","state":"running","lastSync":"2026-11-23T02:00:00Z","objects":[{"kind":"routes","desired":2,"programmed":1}],`+
 		`"pendingCount":1,"pending":[{"what":"route 10.244.2.0/24","since":"2026-11-23T02:00:00Z","attempts":3,"reason":"busy","failed":true}]}],`+
 		`"peers":[],"advice":[{"reason":"GracefulRestartOff","severity":"note","message":"set it","since":"2026-11-23T02:00:00Z"}]}`)
-	expect("peers", `{"items":[{"address":"10.0.0.2","node":"node2","asn":64512,"state":"Active","received":0,"accepted":0,"lastError":"refused"}]}`)
+	expect("peers", `{"items":[{"address":"10.0.0.2","node":"node2","asn":64512,"state":"Active","received":0,"accepted":0,"advertised":0,"lastError":"refused"}]}`)
 	expect("sets", `{"items":[]}`)
 	expect("services", "no services here: the services controller is off")
 	expect("policies", "no policies here: the policy controller is off")

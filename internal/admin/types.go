@@ -98,6 +98,8 @@ type Peer struct {
 	// Node is the name of the node that has the address; none outside the cluster.
 	Node string `json:"node,omitempty"`
 	ASN  uint32 `json:"asn"`
+	// Role is "mesh", "client", "reflector" or "external".
+	Role string `json:"role,omitempty"`
 	// State is the state of RFC 4271 section 8.2.2: "Established", "Active".
 	State string `json:"state"`
 	// Since is when the session was established.
@@ -105,6 +107,8 @@ type Peer struct {
 	// Received and Accepted count the peer's prefixes.
 	Received uint64 `json:"received"`
 	Accepted uint64 `json:"accepted"`
+	// Advertised counts the prefixes that the peer was told.
+	Advertised uint64 `json:"advertised"`
 	// LastError is why the last session ended.
 	LastError string `json:"lastError,omitempty"`
 }

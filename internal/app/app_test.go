@@ -41,11 +41,13 @@ func testAgent(t *testing.T, args ...string) *agent {
 func TestWatchesFollowTheControllers(t *testing.T) {
 	const none = "--run-router=false --run-service-proxy=false --run-firewall=false "
 	for flags, want := range map[string]string{
-		none + "--run-router":        "nodes",
-		none + "--run-service-proxy": "nodes services endpointslices",
-		none + "--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/24": "services",
-		none + "--run-firewall": "nodes pods namespaces networkpolicies",
-		"":                      "nodes services endpointslices pods namespaces networkpolicies",
+		none + "--run-router":                                                    "nodes",
+		none + "--run-router --advertise-external-ip":                            "nodes services endpointslices",
+		none + "--run-router --peer-router-ips=1.2.3.4 --peer-router-asns=65100": "nodes services endpointslices",
+		none + "--run-service-proxy":                                             "nodes services endpointslices",
+		none + "--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/24":         "services",
+		none + "--run-firewall":                                                  "nodes pods namespaces networkpolicies",
+		"":                                                                       "nodes services endpointslices pods namespaces networkpolicies",
 	} {
 		a := testAgent(t, strings.Fields(flags)...)
 		client, err := a.openClient()

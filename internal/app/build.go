@@ -50,12 +50,16 @@ func (a *agent) openClient() (*watch.Client, error) {
 // build makes the enabled controllers. Each subscribes to what it needs, so
 // only the watches of the enabled ones are opened.
 func (a *agent) build(d drivers, client *watch.Client) {
-	if a.cfg.RunRouter {
-		a.parts = append(a.parts, a.routes(d, client))
-	}
+	var services []part
+	var served <-chan struct{}
 	if a.cfg.RunServiceProxy {
-		a.parts = append(a.parts, a.services(d, client))
+		services = []part{a.services(d, client)}
+		served = services[0].controller.Ready()
 	}
+	if a.cfg.RunRouter {
+		a.parts = append(a.parts, a.routes(d, client, served))
+	}
+	a.parts = append(a.parts, services...)
 	if a.cfg.RunFirewall {
 		a.parts = append(a.parts, a.policy(d))
 	}
@@ -75,11 +79,13 @@ func (a *agent) synced(name string) func(time.Duration) {
 	return func(took time.Duration) { a.metrics.ObserveSync(name, took) }
 }
 
-func (a *agent) routes(d drivers, client *watch.Client) part {
+// routes makes the routes controller. served is closed when the service proxy
+// serves, and nil where there is none.
+func (a *agent) routes(d drivers, client *watch.Client, served <-chan struct{}) part {
 	cfg := a.cfg
 	c := routes.New(routes.Config{
-		NodeName: cfg.NodeName, Families: cfg.Families(), ASN: cfg.BGP.ASN, FullMesh: cfg.BGP.NodesFullMesh,
-		BGPPort: cfg.BGP.Port, RouterID: cfg.BGP.RouterID, GenerateRouterID: cfg.BGP.GenerateRouterID,
+		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg), Linger: linger, SettleTime: settleTime,
+		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served),
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
 		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,

@@ -153,8 +153,8 @@ func (a *agent) listPeers() []admin.Peer {
 	names := a.router.NodeNames()
 	return convert(a.router.Status().Peers, func(p bgp.PeerState) admin.Peer {
 		return admin.Peer{
-			Address: p.Addr, Node: names[p.Addr], ASN: p.ASN, State: p.State, Since: p.Since,
-			Received: p.Received, Accepted: p.Accepted, LastError: p.LastError,
+			Address: p.Addr, Node: names[p.Addr], ASN: p.ASN, Role: p.Role.String(), State: p.State, Since: p.Since,
+			Received: p.Received, Accepted: p.Accepted, Advertised: p.Advertised, LastError: p.LastError,
 		}
 	})
 }

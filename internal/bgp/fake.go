@@ -54,9 +54,11 @@ func (f *Fake) SetPeers(peers []Peer) error {
 	}
 	want, err := f.config.usable(peers)
 	for addr, p := range want {
-		if have := f.peers[addr]; have == nil || have.Peer != p {
+		if have := f.peers[addr]; have == nil || !sameSession(have.Peer, p) {
 			f.peers[addr] = &PeerState{Peer: p, State: "Active"}
 			f.sessions++
+		} else {
+			have.Role = p.Role
 		}
 	}
 	var gone []netip.Addr

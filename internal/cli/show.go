@@ -17,20 +17,23 @@ func (c *command) peers(ctx context.Context) error {
 func (c *command) peerTable(peers []admin.Peer) table {
 	titles := row("PEER", "NODE", "ASN", "STATE", "SINCE", "ROUTES", "LAST ERROR")
 	if c.output == asWide {
-		titles = row("PEER", "NODE", "ASN", "STATE", "SINCE", "ACCEPTED", "RECEIVED", "LAST ERROR")
+		titles = row("PEER", "NODE", "ASN", "ROLE", "STATE", "SINCE", "ACCEPTED", "RECEIVED", "ADVERTISED", "LAST ERROR")
 	}
 	t := table{titles}
 	for _, p := range peers {
-		line := row(p.Address.String(), cmp.Or(p.Node, "-"), fmt.Sprint(p.ASN), p.State, age(p.Since, c.now), fmt.Sprint(p.Accepted))
-		if c.output == asWide {
-			line = append(line, cell{text: fmt.Sprint(p.Received)})
-		}
-		line = append(line, cell{text: p.LastError})
-		line[3].colour = red
+		state := cell{text: p.State, colour: red}
 		if p.Established() {
-			line[3].colour = green
+			state.colour = green
 		}
-		t = append(t, line)
+		line := row(p.Address.String(), cmp.Or(p.Node, "-"), fmt.Sprint(p.ASN))
+		if c.output == asWide {
+			line = append(line, cell{text: cmp.Or(p.Role, "-")})
+		}
+		line = append(append(line, state), row(age(p.Since, c.now), fmt.Sprint(p.Accepted))...)
+		if c.output == asWide {
+			line = append(line, row(fmt.Sprint(p.Received), fmt.Sprint(p.Advertised))...)
+		}
+		t = append(t, append(line, cell{text: p.LastError}))
 	}
 	return t
 }

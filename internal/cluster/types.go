@@ -43,9 +43,12 @@ type Object interface{ Identity() *Meta }
 // Node is a node of the cluster.
 type Node struct {
 	Meta
+	// Created orders the Nodes that want the same.
+	Created     time.Time
 	InternalIPs []netip.Addr
 	ExternalIPs []netip.Addr
-	// PodCIDRs are spec.podCIDRs, masked, at most one a family.
+	// PodCIDRs are spec.podCIDRs, or the annotation in their place, masked, at
+	// most one a family.
 	PodCIDRs []netip.Prefix
 	// Labels holds the topology labels, Annotations those of kube-router.io.
 	Labels      map[string]string

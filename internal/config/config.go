@@ -49,6 +49,8 @@ type Config struct {
 	CleanUp bool
 	// RecordFile keeps what the agent changed on the host, for clean-up.
 	RecordFile string
+	// ShowBGPPeers asks the agent that runs here for its BGP peers.
+	ShowBGPPeers bool
 	// Verbosity above 0 asks for debug log lines.
 	Verbosity int
 
@@ -81,24 +83,6 @@ type Config struct {
 
 	// Warnings are lines to log once: flags that were accepted without effect.
 	Warnings []string
-}
-
-// BGP is the configuration of the BGP speaker.
-type BGP struct {
-	// ASN is a private AS number (RFC 6996).
-	ASN           uint32
-	NodesFullMesh bool
-	// Port is both listened on and dialled on other nodes.
-	Port uint16
-	// RouterID is the zero Addr where it is the node's IPv4 address.
-	RouterID netip.Addr
-	// GenerateRouterID asks for a router ID hashed from the node's address,
-	// which a node without IPv4 needs.
-	GenerateRouterID    bool
-	GracefulRestart     bool
-	GracefulRestartTime time.Duration
-	// AdminAddress is "host:port" of GoBGP's gRPC API, or empty for none.
-	AdminAddress string
 }
 
 // CNI is the configuration of the Pods' network.
@@ -206,7 +190,7 @@ func Parse(args []string, env func(string) string) (Config, error) {
 	if f.help {
 		return Config{}, ErrHelp
 	}
-	if c.ShowVersion {
+	if c.ShowVersion || c.ShowBGPPeers {
 		return c, nil
 	}
 	if f.set.NArg() > 0 {
@@ -224,8 +208,6 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	c.RecordFile = recordFile
 	c.HealthAddress = listenAddress(f.healthAddr, f.healthPort)
 	c.MetricsAddress = listenAddress(f.metricsAddr, f.metricsPort)
-	c.BGP.AdminAddress = listenAddress("127.0.0.1", f.adminPort)
-	c.BGP.RouterID, c.BGP.GenerateRouterID = f.routerID.addr, f.routerID.generate
 	f.set.Visit(func(flag *pflag.Flag) {
 		if warning := withoutEffect[flag.Name]; warning != "" {
 			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
@@ -234,6 +216,9 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	f.setOverlay(c)
 	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
 	c.Services.AnyIP = !f.strictIPs
+	if err := f.setBGP(c); err != nil {
+		return err
+	}
 	if f.defaultDeny {
 		if f.set.Changed("policy-new-pods") && c.Policy.NewPods != NewPodsClosed {
 			return fmt.Errorf("--netpol-default-deny=true --policy-new-pods=%s: they contradict each other; leave one of them out", c.Policy.NewPods)
@@ -262,8 +247,10 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 // withoutEffect are the flags that are accepted for the sake of clusters that
 // set them, and why they do nothing.
 var withoutEffect = map[string]string{
-	"cache-sync-timeout": "the agent waits for the API server as long as it takes, and says so",
-	"runtime-endpoint":   "direct server return needs nothing of the container runtime",
+	"injected-routes-sync-period": "a route that something removes is put back at once; --routes-sync-period is how often all are looked at",
+	"disable-source-dest-check":   "turn the source/destination check of EC2 instances off where they are made",
+	"cache-sync-timeout":          "the agent waits for the API server as long as it takes, and says so",
+	"runtime-endpoint":            "direct server return needs nothing of the container runtime",
 }
 
 // listenAddress joins what a server listens on; port 0 turns the server off.

@@ -2,7 +2,10 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
+
+	"github.com/kube-router/kube-router/internal/bgp"
+	"github.com/kube-router/kube-router/internal/peering"
 )
 
 // onNode1 is an environment that sets nothing but the node's name.
@@ -29,9 +35,10 @@ func defaults() Config {
 		HealthAddress: "127.0.0.1:20244",
 		Socket:        "/run/kube-router/kube-router.sock",
 		BGP: BGP{
-			ASN: 64512, NodesFullMesh: true, Port: 179,
-			GracefulRestartTime: 90 * time.Second,
-			AdminAddress:        "127.0.0.1:50051",
+			ASN: 64512, NodePeers: true, NodesFullMesh: true, Port: 179,
+			GracefulRestartTime: 90 * time.Second, DeferralTime: 30 * time.Second, HoldTime: 90 * time.Second,
+			AdminAddress: "127.0.0.1:50051",
+			Advertise:    Advertise{PodCIDRs: true},
 		},
 		CNI:     CNI{Enabled: true, File: "/etc/cni/net.d/10-kuberouter.conflist", PodEgress: true, AutoMTU: true},
 		Overlay: Overlay{Type: OverlaySubnet, Encap: OverlayIPIP, Port: 5555},
@@ -47,6 +54,10 @@ func defaults() Config {
 		},
 		IPTablesSyncPeriod: 5 * time.Minute, IPVSSyncPeriod: 5 * time.Minute, RoutesSyncPeriod: 5 * time.Minute,
 	}
+}
+
+func router(ip string, asn uint32) peering.Router {
+	return peering.Router{Addr: netip.MustParseAddr(ip), ASN: asn}
 }
 
 func TestParse(t *testing.T) {
@@ -82,6 +93,40 @@ func TestParse(t *testing.T) {
 		{"--cluster-asn=65534", func(c *Config) { c.BGP.ASN = 65534 }},
 		{"--nodes-full-mesh=false --bgp-port=1179 --gobgp-admin-port=0", func(c *Config) {
 			c.BGP.NodesFullMesh, c.BGP.Port, c.BGP.AdminAddress = false, 1179, ""
+		}},
+		// Both examples of the seeds, as printed.
+		{"--nodes-full-mesh=false --peer-router-asns=64512 --peer-router-ips=192.168.1.10,192.168.1.11", func(c *Config) {
+			c.BGP.NodesFullMesh, c.BGP.Routers = false, []peering.Router{router("192.168.1.10", 64512), router("192.168.1.11", 64512)}
+		}},
+		{"--nodes-full-mesh=false --peer-router-ips=192.168.1.10,192.168.1.11", func(c *Config) {
+			c.BGP.NodesFullMesh, c.BGP.Routers = false, []peering.Router{router("192.168.1.10", 0), router("192.168.1.11", 0)}
+		}},
+		{"--peer-router-ips=192.0.2.1,2001:db8::1 --peer-router-asns=65100,4200000001 --peer-router-ports=1790 --peer-router-passwords=,aHVudGVyMg==", func(c *Config) {
+			c.BGP.Routers = []peering.Router{router("192.0.2.1", 65100), router("2001:db8::1", 4200000001)}
+			c.BGP.Routers[0].Port, c.BGP.Routers[1].Port, c.BGP.Routers[1].Password = 1790, 1790, "hunter2"
+		}},
+		{"--peer-router-multihop-ttl=3 --peer-router-max-prefixes=1000 --bgp-holdtime=9s --override-nexthop", func(c *Config) {
+			c.BGP.MultihopTTL, c.BGP.MaxPrefixes, c.BGP.HoldTime, c.BGP.NextHopSelf = 3, 1000, 9*time.Second, true
+		}},
+		{"--enable-bfd --bfd-port=4784 --bfd-detection-multiplier=5 --bfd-desired-min-tx-interval=300 --bfd-required-min-rx-interval=200", func(c *Config) {
+			c.BGP.BFD = bgp.BFD{Enabled: true, Port: 4784, Multiplier: 5, MinTx: 300 * time.Millisecond, MinRx: 200 * time.Millisecond}
+		}},
+		{"--enable-ibgp=false --advertise-pod-cidr=false --advertise-cluster-ip --advertise-external-ip --advertise-loadbalancer-ip --advertise-service-ranges", func(c *Config) {
+			c.BGP.NodePeers, c.BGP.Advertise = false, Advertise{ClusterIPs: true, ExternalIPs: true, LoadBalancerIPs: true, Ranges: true}
+		}},
+		{"--bgp-graceful-restart-deferral-time=1m", func(c *Config) { c.BGP.DeferralTime = time.Minute }},
+		{"--bgp-graceful-restart-deferral-time=6m", func(c *Config) {
+			c.BGP.DeferralTime = 90 * time.Second
+			c.Warnings = []string{"--bgp-graceful-restart-deferral-time=6m: --bgp-graceful-restart-time=1m30s is taken: peers have dropped the routes after that"}
+		}},
+		{"--bgp-graceful-restart-time=10s", func(c *Config) { c.BGP.GracefulRestartTime, c.BGP.DeferralTime = 10*time.Second, 10*time.Second }},
+		{"--gobgp-admin-address=::1 --gobgp-admin-port=50052", func(c *Config) { c.BGP.AdminAddress = "[::1]:50052" }},
+		{"--gobgp-admin-address=192.0.2.9", func(c *Config) {
+			c.BGP.AdminAddress = "192.0.2.9:50051"
+			c.Warnings = []string{"--gobgp-admin-address=192.0.2.9: whoever reaches it can change the routes of this node"}
+		}},
+		{"--injected-routes-sync-period=30s", func(c *Config) {
+			c.Warnings = []string{"--injected-routes-sync-period has no effect: a route that something removes is put back at once; --routes-sync-period is how often all are looked at"}
 		}},
 		{"--router-id=10.0.0.9", func(c *Config) { c.BGP.RouterID = netip.MustParseAddr("10.0.0.9") }},
 		{"--router-id=generate", func(c *Config) { c.BGP.GenerateRouterID = true }},
@@ -169,46 +214,63 @@ func TestParse(t *testing.T) {
 // value and what is allowed.
 func TestParseRefuses(t *testing.T) {
 	for args, want := range map[string]string{
-		"--run-ruoter=true":                                  "--run-ruoter: no such flag; did you mean --run-router? 'kube-router --help' lists all",
-		"--frobnicate-the-network":                           "--frobnicate-the-network: no such flag; 'kube-router --help' lists all",
-		"-version":                                           "--v=ersion: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
-		"--overlay-type=vxlan":                               "--overlay-type=vxlan: not a type of overlay; allowed are subnet (tunnels to other subnets) and full (tunnels to all nodes); the kind of tunnel is --overlay-encap",
-		"--overlay-encap=gre":                                "--overlay-encap=gre: not an encapsulation; allowed are ipip, fou and vxlan",
-		"--overlay-encap-port=179":                           "--overlay-encap-port=179: not a port; allowed are 1024 to 65535, where no service of the host is",
-		"--pod-egress-exclude-cidrs=10.0.0.0":                `--pod-egress-exclude-cidrs=10.0.0.0: "10.0.0.0" is not a CIDR; allowed is one such as 10.96.0.0/12`,
-		"--run-router false":                                 `unexpected argument "false": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
-		"status":                                             `unexpected argument "status": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
-		"--run-router=maybe":                                 "--run-router=maybe: allowed are true and false",
-		"--kubeconfig":                                       "--kubeconfig: a value is missing; write --kubeconfig=file",
-		"--master=10.0.0.1":                                  "--master=10.0.0.1: not the URL of a server; allowed is one such as https://10.0.0.1:6443",
-		"--cluster-asn=65535":                                "--cluster-asn=65535: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
-		"--cluster-asn=4294967295":                           "--cluster-asn=4294967295: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
-		"--cluster-asn=0":                                    "--cluster-asn=0: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
-		"--bgp-port=0":                                       "--bgp-port=0: not a port; allowed are 1 to 65535",
-		"--metrics-port=70000":                               "--metrics-port=70000: not a port; allowed are 0 to 65535, and 0 turns it off",
-		"--health-port=-1":                                   "--health-port=-1: not a port; allowed are 0 to 65535, and 0 turns it off",
-		"--health-addr=localhost":                            "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
-		"--metrics-port=20244":                               "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
-		"--router-id=::1":                                    "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
-		"--bgp-graceful-restart-time=2h":                     "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",
-		"--ipvs-sync-period=5":                               "--ipvs-sync-period=5: not a duration; allowed is a number with a unit, such as 30s or 5m",
-		"--ipvs-sync-period=10ms":                            "--ipvs-sync-period=10ms: too short; allowed is 1s or more",
-		"--v=high":                                           "--v=high: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
-		"--service-proxy-scheduling-algorithm=random":        "--service-proxy-scheduling-algorithm=random: not an IPVS scheduler; allowed are rr, wrr, lc, wlc, sh, dh, sed, nq, mh",
-		"--service-node-port-range=32767-30000":              "--service-node-port-range=32767-30000: not a range of ports; allowed is first-last within 1 to 65535, such as 30000-32767",
-		"--service-cluster-ip-range=10.96.0.1/12":            "--service-cluster-ip-range=10.96.0.1/12: 10.96.0.1/12 has bits set beyond its prefix length; the network is 10.96.0.0/12",
-		"--service-cluster-ip-range=10.96/12":                `--service-cluster-ip-range=10.96/12: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
-		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16": "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
-		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":      "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
-		"--loadbalancer-ip-range=10.0.0.1":                                  `--loadbalancer-ip-range=10.0.0.1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
-		"--ipvs-graceful-period=0s":                                         "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
-		"--run-loadbalancer":                                                "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
-		"--enable-ipv4=false":                                               "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
-		"--policy-cut-flows=always":                                         "--policy-cut-flows=always: allowed are true and false",
-		"--policy-new-pods=shut":                                            "--policy-new-pods=shut: not a mode; allowed are selected, closed and open",
-		"--policy-new-pods=open --netpol-default-deny":                      "--netpol-default-deny=true --policy-new-pods=open: they contradict each other; leave one of them out",
-		"--run-router=false --run-firewall=false --run-service-proxy=false": "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
-		"--hostname-override=node_1":                                        "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
+		"--run-ruoter=true":                     "--run-ruoter: no such flag; did you mean --run-router? 'kube-router --help' lists all",
+		"--frobnicate-the-network":              "--frobnicate-the-network: no such flag; 'kube-router --help' lists all",
+		"-version":                              "--v=ersion: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
+		"--overlay-type=vxlan":                  "--overlay-type=vxlan: not a type of overlay; allowed are subnet (tunnels to other subnets) and full (tunnels to all nodes); the kind of tunnel is --overlay-encap",
+		"--overlay-encap=gre":                   "--overlay-encap=gre: not an encapsulation; allowed are ipip, fou and vxlan",
+		"--overlay-encap-port=179":              "--overlay-encap-port=179: not a port; allowed are 1024 to 65535, where no service of the host is",
+		"--pod-egress-exclude-cidrs=10.0.0.0":   `--pod-egress-exclude-cidrs=10.0.0.0: "10.0.0.0" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--run-router false":                    `unexpected argument "false": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
+		"status":                                `unexpected argument "status": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
+		"--run-router=maybe":                    "--run-router=maybe: allowed are true and false",
+		"--kubeconfig":                          "--kubeconfig: a value is missing; write --kubeconfig=file",
+		"--master=10.0.0.1":                     "--master=10.0.0.1: not the URL of a server; allowed is one such as https://10.0.0.1:6443",
+		"--cluster-asn=65535":                   "--cluster-asn=65535: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--cluster-asn=4294967295":              "--cluster-asn=4294967295: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--cluster-asn=0":                       "--cluster-asn=0: not a private AS number; allowed are 64512 to 65534 and 4200000000 to 4294967294 (RFC 6996)",
+		"--peer-router-ips=192.0.2.1,router":    "--peer-router-ips=192.0.2.1,router: entry 2: not the IP address of a router; allowed is one such as 192.0.2.1",
+		"--peer-router-ips=192.0.2.1,192.0.2.1": "--peer-router-ips: 192.0.2.1 is there twice",
+		"--peer-router-asns=65100":              "--peer-router-asns: there is no --peer-router-ips that it could be for; set that, or leave this out",
+		"--peer-router-ips=192.0.2.1,192.0.2.2,192.0.2.3 --peer-router-asns=65100,65101": "--peer-router-asns: it has 2 entries, and --peer-router-ips has 3; allowed are one for all, and one for each",
+		"--peer-router-ips=192.0.2.1 --peer-router-ports=179,180":                        "--peer-router-ports: it has 2 entries, and --peer-router-ips has 1; allowed are one for all, and one for each",
+		"--peer-router-ips=192.0.2.1 --peer-router-asns=0":                               `--peer-router-asns=0: entry 1: "0" is not an AS number; allowed are 1 to 4294967294 but 23456 and 65535`,
+		"--peer-router-ips=192.0.2.1 --peer-router-ports=70000":                          "--peer-router-ports=70000: entry 1: not a port; allowed are 1 to 65535",
+		"--peer-router-ips=192.0.2.1 --peer-router-passwords=hunter2":                    "--peer-router-passwords: entry 1: the password is not base64; 'printf %s PASSWORD | base64' writes it",
+		"--peer-router-ips=192.0.2.1 --peer-router-passwords-file=/nonexistent":          "--peer-router-passwords-file=/nonexistent: no such file or directory",
+		"--nodes-password-file=/nonexistent":                                             "--nodes-password-file=/nonexistent: no such file or directory",
+		"--nodes-password-file=/dev/null":                                                "--nodes-password-file=/dev/null: the file is empty",
+		"--peer-router-multihop-ttl=256":                                                 "--peer-router-multihop-ttl=256: not a number of hops; allowed are 0 to 255",
+		"--bgp-holdtime=2s":                                                              "--bgp-holdtime=2s: not a hold time; allowed are whole seconds, 3s to 65535s",
+		"--bgp-graceful-restart-deferral-time=18h13m":                                    "--bgp-graceful-restart-deferral-time=18h13m: not a deferral time; allowed are whole seconds, 1s to 65535s",
+		"--enable-bfd --peer-router-multihop-ttl=2":                                      "--enable-bfd=true --peer-router-multihop-ttl=2: BFD is for peers on a subnet of the node (RFC 5881); leave one of the two out",
+		"--bfd-detection-multiplier=0":                                                   "--bfd-detection-multiplier=0: not a multiplier; allowed are 1 to 255",
+		"--gobgp-admin-address=":                                                         "--gobgp-admin-address=: not an IP address; allowed is one such as 127.0.0.1 or ::1",
+		"--bgp-port=0":                                                                   "--bgp-port=0: not a port; allowed are 1 to 65535",
+		"--metrics-port=70000":                                                           "--metrics-port=70000: not a port; allowed are 0 to 65535, and 0 turns it off",
+		"--health-port=-1":                                                               "--health-port=-1: not a port; allowed are 0 to 65535, and 0 turns it off",
+		"--health-addr=localhost":                                                        "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
+		"--metrics-port=20244":                                                           "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
+		"--router-id=::1":                                                                "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
+		"--bgp-graceful-restart-time=2h":                                                 "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",
+		"--ipvs-sync-period=5":                                                           "--ipvs-sync-period=5: not a duration; allowed is a number with a unit, such as 30s or 5m",
+		"--ipvs-sync-period=10ms":                                                        "--ipvs-sync-period=10ms: too short; allowed is 1s or more",
+		"--v=high":                                                                       "--v=high: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
+		"--service-proxy-scheduling-algorithm=random":                                    "--service-proxy-scheduling-algorithm=random: not an IPVS scheduler; allowed are rr, wrr, lc, wlc, sh, dh, sed, nq, mh",
+		"--service-node-port-range=32767-30000":                                          "--service-node-port-range=32767-30000: not a range of ports; allowed is first-last within 1 to 65535, such as 30000-32767",
+		"--service-cluster-ip-range=10.96.0.1/12":                                        "--service-cluster-ip-range=10.96.0.1/12: 10.96.0.1/12 has bits set beyond its prefix length; the network is 10.96.0.0/12",
+		"--service-cluster-ip-range=10.96/12":                                            `--service-cluster-ip-range=10.96/12: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16":                             "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
+		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":                   "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
+		"--loadbalancer-ip-range=10.0.0.1":                                               `--loadbalancer-ip-range=10.0.0.1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--ipvs-graceful-period=0s":                                                      "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
+		"--run-loadbalancer":                                                             "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
+		"--enable-ipv4=false":                                                            "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
+		"--policy-cut-flows=always":                                                      "--policy-cut-flows=always: allowed are true and false",
+		"--policy-new-pods=shut":                                                         "--policy-new-pods=shut: not a mode; allowed are selected, closed and open",
+		"--policy-new-pods=open --netpol-default-deny":                                   "--netpol-default-deny=true --policy-new-pods=open: they contradict each other; leave one of them out",
+		"--run-router=false --run-firewall=false --run-service-proxy=false":              "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
+		"--hostname-override=node_1":                                                     "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
 	} {
 		t.Run(args, func(t *testing.T) {
 			_, err := Parse(strings.Fields(args), onNode1)
@@ -249,6 +311,32 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// Passwords come from files, too, and no text shows them.
+func TestPasswordsOfFiles(t *testing.T) {
+	dir := t.TempDir()
+	routers, nodes := filepath.Join(dir, "routers"), filepath.Join(dir, "nodes")
+	for file, text := range map[string]string{routers: "aHVudGVyMg==, \n", nodes: "bWVzaA==\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"--peer-router-ips=192.0.2.1,192.0.2.2", "--peer-router-asns=65100", "--peer-router-passwords-file=" + routers, "--nodes-password-file=" + nodes}
+	c, err := Parse(args, onNode1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.BGP.NodePassword != "mesh" || c.BGP.Routers[0].Password != "hunter2" || c.BGP.Routers[1].Password != "" {
+		t.Error("these are not the passwords of the files")
+	}
+	if text := fmt.Sprintf("%v %+v %#v", c, c, c); strings.Contains(text, "hunter2") || strings.Contains(text, `"mesh"`) || strings.Contains(text, ":mesh ") {
+		t.Errorf("a password is shown: %s", text)
+	}
+	c, err = Parse(append(args, "--peer-router-passwords=ZmxhZw=="), onNode1)
+	if err != nil || c.BGP.Routers[0].Password != "flag" || c.BGP.Routers[1].Password != "flag" {
+		t.Errorf("the flag does not win over the file: %v", err)
+	}
+}
+
 func TestHelpAndVersion(t *testing.T) {
 	for _, args := range [][]string{{"-h"}, {"--help"}, {"--run-router=false", "-h"}} {
 		if _, err := Parse(args, onNode1); !errors.Is(err, ErrHelp) {
@@ -259,6 +347,14 @@ func TestHelpAndVersion(t *testing.T) {
 		if c, err := Parse(args, onNode1); err != nil || !c.ShowVersion {
 			t.Errorf("%q: ShowVersion %v, error %v", args, c.ShowVersion, err)
 		}
+	}
+}
+
+// What asks a running agent needs nothing of what that runs with.
+func TestShowBGPPeers(t *testing.T) {
+	c, err := Parse([]string{"--show-bgp-peers", "--socket=/run/other.sock", "--enable-ipv4=false"}, func(string) string { return "" })
+	if err != nil || !c.ShowBGPPeers || c.Socket != "/run/other.sock" {
+		t.Errorf("got %t at %q, %v", c.ShowBGPPeers, c.Socket, err)
 	}
 }
 

@@ -18,8 +18,12 @@ type flags struct {
 	hostnameOverride        string
 	healthAddr, metricsAddr string
 	healthPort, metricsPort uint16
+	bgp                     bgpFlags
+	adminAddr               string
 	adminPort               uint16
 	routerID                routerID
+	ignoredInjectedPeriod   time.Duration
+	ignoredSourceCheck      bool
 	ignoredCacheSyncTimeout time.Duration
 	ignoredRuntimeEndpoint  string
 	strictIPs, graceful     bool
@@ -42,6 +46,8 @@ func define(c *Config) *flags {
 	f.defineCluster(c)
 	f.defineRouting(c)
 	f.defineOverlay(c)
+	f.defineRouters(c)
+	f.defineAdvertisements(c)
 	f.defineServices(c)
 	f.definePolicies(c)
 	f.definePods(c)
@@ -96,24 +102,6 @@ func (f *flags) defineCluster(c *Config) {
 		"Accepted, without effect: the agent waits for the API server as long as it takes.")
 	addBool(f, &c.EnableIPv4, "enable-ipv4", true, "Serve IPv4.")
 	addBool(f, &c.EnableIPv6, "enable-ipv6", false, "Serve IPv6.")
-}
-
-func (f *flags) defineRouting(c *Config) {
-	f.section("Routing")
-	add(f, &c.BGP.ASN, "cluster-asn", 64512, privateASN(),
-		"AS number of the cluster's nodes: a private one (RFC 6996), 64512-65534 or 4200000000-4294967294.")
-	addBool(f, &c.BGP.NodesFullMesh, "nodes-full-mesh", true,
-		"Peer with every other node by iBGP.")
-	add(f, &c.BGP.Port, "bgp-port", 179, port(),
-		"Port that the BGP speaker listens on, on this node and on all others.")
-	add(f, &f.routerID, "router-id", routerID{}, bgpIdentifier(),
-		"BGP identifier, an IPv4 address, or 'generate' for one hashed from the node's address. Empty: the node's IPv4 address.")
-	addBool(f, &c.BGP.GracefulRestart, "bgp-graceful-restart", false,
-		"Ask peers to keep this node's routes while it restarts (RFC 4724).")
-	add(f, &c.BGP.GracefulRestartTime, "bgp-graceful-restart-time", 90*time.Second, restartTime(),
-		"How long peers keep them: at most 4095s.")
-	add(f, &f.adminPort, "gobgp-admin-port", 50051, portOrOff(),
-		"Port of GoBGP's gRPC API on 127.0.0.1, for the gobgp command. 0: none.")
 }
 
 func (f *flags) defineServices(c *Config) {
@@ -193,6 +181,8 @@ func (f *flags) defineSync(c *Config) {
 	add(f, &c.IPTablesSyncPeriod, "iptables-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "iptables rules and ipsets"))
 	add(f, &c.IPVSSyncPeriod, "ipvs-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "IPVS virtual servers"))
 	add(f, &c.RoutesSyncPeriod, "routes-sync-period", 5*time.Minute, period(time.Second), sprintf(every, "routes"))
+	add(f, &f.ignoredInjectedPeriod, "injected-routes-sync-period", time.Minute, period(0),
+		"Accepted, without effect: a route that something removes is put back at once.")
 	add(f, &c.LoadBalancer.SyncPeriod, "loadbalancer-sync-period", time.Minute, period(time.Second),
 		"How often to look at all Services of type LoadBalancer again. Changes of the cluster do not wait for it.")
 }
@@ -217,6 +207,7 @@ func (f *flags) defineOther(c *Config) {
 		"Remove everything that kube-router has made on this node, whatever its flags were, and put back the sysctls that it set; print a line for each; exit. "+
 			"Stop the agent on the node first. Virtual servers in --excluded-cidrs stay, and no API server is asked.")
 	addShort(f, &c.Verbosity, "v", "v", 0, level(), "Verbosity of the log. From 1 on: debug lines.")
+	addBool(f, &c.ShowBGPPeers, "show-bgp-peers", false, "Print the BGP peers of the agent that runs on this node, as 'kube-router show peers -o wide' does, and exit.")
 	addShort(f, &c.ShowVersion, "version", "V", false, onOff(), "Print the version and exit.").NoOptDefVal = "true"
 	addShort(f, &f.help, "help", "h", false, onOff(), "Print this text and exit.").NoOptDefVal = "true"
 }

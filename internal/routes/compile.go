@@ -2,12 +2,9 @@ package routes
 
 import (
 	"fmt"
-	"hash/fnv"
-	"maps"
 	"net/netip"
 	"slices"
 
-	"github.com/kube-router/kube-router/internal/bgp"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -79,57 +76,6 @@ func identify(n *cluster.Node, families []inet.Family, fromFile []netip.Prefix) 
 func usableCIDR(p netip.Prefix) bool {
 	a := p.Addr()
 	return p.IsValid() && p.Bits() > 0 && !a.IsLoopback() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.IsUnspecified()
-}
-
-// routerID is the configured one, else the node's IPv4 address, else (where
-// that is asked for) a hash of its address.
-func routerID(c Config, me self) (netip.Addr, error) {
-	switch {
-	case c.RouterID.IsValid():
-		return c.RouterID, nil
-	case me.IP(inet.IPv4).IsValid():
-		return me.IP(inet.IPv4), nil
-	case c.GenerateRouterID:
-		h := fnv.New32a()
-		h.Write(me.primary.AsSlice())
-		return netip.AddrFrom4([4]byte(h.Sum(nil))), nil
-	}
-	return netip.Addr{}, fmt.Errorf("node %s has no IPv4 address to be its router ID: set --router-id to one, or to \"generate\"", me.name)
-}
-
-// mesh is every other node as a peer. Of each pair the node with the lower
-// address waits and the other one dials, so that two connections never meet.
-// The problems are the nodes that were left out.
-func mesh(me self, nodes map[string]*cluster.Node, asn uint32, port uint16) (peers []bgp.Peer, problems []string) {
-	owner := map[netip.Addr]string{me.primary: me.name}
-	for _, name := range slices.Sorted(maps.Keys(nodes)) {
-		if name == me.name {
-			continue
-		}
-		addr := nodes[name].IP(inet.FamilyOf(me.primary))
-		switch {
-		case !addr.IsValid():
-			problems = append(problems, fmt.Sprintf("node %s has no %s address", name, inet.FamilyOf(me.primary)))
-			continue
-		case owner[addr] != "":
-			problems = append(problems, fmt.Sprintf("nodes %s and %s have the same address %s", owner[addr], name, addr))
-			continue
-		}
-		owner[addr] = name
-		peers = append(peers, bgp.Peer{Addr: addr, ASN: asn, Port: port, Local: me.primary, Passive: me.primary.Less(addr)})
-	}
-	return peers, problems
-}
-
-// advertisements are the node's Pod CIDRs, each by its address of the family.
-func advertisements(me self) []bgp.Route {
-	var routes []bgp.Route
-	for _, cidr := range me.podCIDRs() {
-		if hop := me.IP(inet.FamilyOf(cidr.Addr())); hop.IsValid() {
-			routes = append(routes, bgp.Route{Prefix: cidr, NextHop: hop, To: bgp.ToNodes})
-		}
-	}
-	return routes
 }
 
 // setName is the name of a set in a family. IPv6 sets of all owners have the

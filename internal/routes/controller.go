@@ -1,5 +1,6 @@
 // Package routes is the controller of Pod networking: this node speaks BGP
-// with the others, advertises its Pod CIDR, and programs what it learns into
+// with the others and with routers, advertises its Pod CIDR and the addresses
+// of Services, and programs what it learns into
 // the kernel. It also sets up the bridge of the Pods, lets their traffic
 // through and out, and writes the CNI configuration last, because that makes
 // the node Ready.
@@ -25,6 +26,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/overlay"
+	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -35,21 +37,23 @@ type Config struct {
 	// Families are the enabled address families, IPv4 first.
 	Families []inet.Family
 
-	ASN uint32
-	// FullMesh makes every other node a peer.
-	FullMesh bool
-	// BGPPort is both listened on and dialled on other nodes.
-	BGPPort uint16
-	// RouterID is invalid where it is the node's IPv4 address, and
-	// GenerateRouterID asks for a hash where there is none.
-	RouterID         netip.Addr
-	GenerateRouterID bool
-	GracefulRestart  bool
+	// Peering decides whom this node speaks BGP with.
+	Peering peering.Config
+	// Linger is how long the session with a node lasts that is to have none.
+	Linger          time.Duration
+	GracefulRestart bool
 	// RestartTime is how long peers keep our routes while we restart, and how
 	// long routes of a former run stay at most until peers confirm them.
 	RestartTime time.Duration
+	// SettleTime is how long they stay after the peers' tables have come.
+	SettleTime time.Duration
 	// AdminAddr is where the gobgp command reaches the speaker, or empty.
 	AdminAddr string
+
+	// PodCIDRs are told to routers outside of the cluster, too, and VIPs are the
+	// addresses of Services that these are told.
+	PodCIDRs bool
+	VIPs     VIPs
 
 	// Overlay is how this node reaches nodes of other subnets.
 	Overlay overlay.Config
@@ -121,6 +125,7 @@ const (
 	stepSets                  // IP sets
 	stepRules                 // iptables
 	stepCNI                   // the CNI configuration
+	stepVIPs                  // addresses of Services to tell
 	stepAdvertise             // what BGP originates
 	stepPeers                 // whom BGP speaks with
 	stepTunnels               // tunnels to other nodes
@@ -132,7 +137,7 @@ const (
 )
 
 var stepNames = [steps]string{
-	"links", "node", "platform", "ipsets", "iptables", "cni", "advertisements", "peers", "tunnels", "route", "sweep", "repair", "resync",
+	"links", "node", "platform", "ipsets", "iptables", "cni", "service addresses", "advertisements", "peers", "tunnels", "route", "sweep", "repair", "resync",
 }
 
 // key is a dirty step; prefix belongs to stepRoute.
@@ -171,12 +176,20 @@ type Controller struct {
 	done      [steps]bool
 	complaint reconcile.Complaints
 	speaks    bgp.Config // what the speaker that runs was started with
+	own       peering.Own
+	ownNode   *cluster.Node // that it was read from
+	left      bool          // routes of a former run, when the speaker was started
+	settled   time.Time     // when all peers had delivered their tables
+	wanted    []bgp.Peer
+	leaving   map[netip.Addr]leaving
+	discarded map[netip.Prefix]bool // ranges of which the unused addresses lead nowhere
 	loaded    bool
 	reported  map[string]bool
 	settling  time.Time // when the step at hand was done
 
 	mu       sync.Mutex
 	nodes    map[string]*cluster.Node
+	vips     *vipState
 	me       self
 	speaker  Speaker
 	spoke    time.Time
@@ -199,12 +212,18 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		ready:     make(chan struct{}),
 		complaint: reconcile.Complaints{}, reported: map[string]bool{},
 		nodes:   map[string]*cluster.Node{},
+		vips:    newVIPState(config.NodeName),
+		leaving: map[netip.Addr]leaving{},
 		desired: map[netip.Prefix]route.Route{}, unusable: map[netip.Prefix]string{},
 	}
 	if config.Landed != nil {
 		c.queue.Landed = c.landed
 	}
 	feeds.Nodes.Subscribe(c.nodeChanged)
+	if config.VIPs.Watch {
+		feeds.Services.Subscribe(c.serviceChanged)
+		feeds.EndpointSlices.Subscribe(c.sliceChanged)
+	}
 	return c
 }
 
@@ -238,12 +257,12 @@ func (c *Controller) nodeChanged(change cluster.Change[cluster.Node]) {
 	if node.Name == c.config.NodeName {
 		c.queue.Mark(key{step: stepSelf})
 	}
-	c.queue.Mark(key{step: stepPeers}, key{step: stepSets}, key{step: stepTunnels})
+	c.queue.Mark(key{step: stepPeers}, key{step: stepSets}, key{step: stepAdvertise}, key{step: stepTunnels})
 }
 
 func sameNode(a, b *cluster.Node) bool {
 	return slices.Equal(a.InternalIPs, b.InternalIPs) && slices.Equal(a.ExternalIPs, b.ExternalIPs) &&
-		slices.Equal(a.PodCIDRs, b.PodCIDRs)
+		slices.Equal(a.PodCIDRs, b.PodCIDRs) && maps.Equal(a.Annotations, b.Annotations) && a.Created.Equal(b.Created)
 }
 
 // Run programs everything and then follows the changes until ctx ends. What
@@ -257,6 +276,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	for _, s := range []step{stepLinks, stepSelf, stepSets, stepRules, stepTunnels} { // they mark the others
 		c.queue.Mark(key{step: s})
 	}
+	watching.Go(func() { c.awaitServed(ctx) })
 	watching.Go(func() { reconcile.Every(ctx, c.config.SyncPeriod, c.markAll) })
 	for {
 		keys := c.queue.Take(ctx)
@@ -361,6 +381,8 @@ func (c *Controller) act(ctx context.Context, s step) error {
 		return c.applyRules(ctx)
 	case stepCNI:
 		return c.writeCNI()
+	case stepVIPs:
+		return c.compileVIPs()
 	case stepAdvertise:
 		return c.advertise()
 	case stepPeers:

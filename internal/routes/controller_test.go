@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -86,7 +88,10 @@ type run struct {
 	t     *testing.T
 	host  *host
 	feeds *cluster.Feeds
-	end   func()
+	warns *warnings
+	// rounds counts the rounds of work.
+	rounds *atomic.Uint64
+	end    func()
 }
 
 type warnings struct {
@@ -100,23 +105,43 @@ func (w *warnings) Warn(kind string, o *cluster.Meta, reason, message string) {
 	w.seen = append(w.seen, fmt.Sprintf("%s %s %s: %s", kind, o.Key, reason, message))
 }
 
+func fullMesh() peering.Config {
+	return peering.Config{Families: []inet.Family{inet.IPv4}, ASN: 64512, Port: 179, Between: true, FullMesh: true}
+}
+
+// warned says whether a warning with all of these parts was given.
+func (w *warnings) warned(parts ...string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.seen, func(line string) bool {
+		for _, part := range parts {
+			if !strings.Contains(line, part) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func (h *host) start(change func(*Config), apply func(*cluster.Feeds)) *run {
 	h.t.Helper()
 	config := Config{
-		NodeName: "n1", Families: []inet.Family{inet.IPv4}, ASN: 64512, FullMesh: true, BGPPort: 179,
+		NodeName: "n1", Families: []inet.Family{inet.IPv4}, Peering: fullMesh(), PodCIDRs: true,
 		GracefulRestart: true, RestartTime: 90 * time.Second, PodEgress: true, AutoMTU: true, EnableCNI: true, CNIFile: h.cniFile,
 	}
+	rounds := new(atomic.Uint64)
+	config.Synced = func(time.Duration) { rounds.Add(1) }
 	if change != nil {
 		change(&config)
 	}
 	log := slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(h.rules, inet.IPv4, log)}
-	feeds := cluster.NewFeeds()
+	feeds, warns := cluster.NewFeeds(), &warnings{}
 	c := New(config, feeds, Drivers{
 		Speak: h.speak, Routes: h.routes, Links: linked{h.links, h.routes}, Sysctl: h.sysctl, Sets: h.sets, Rules: rules,
 		Modules: func(...string) error { return h.modules },
-	}, &warnings{}, log)
-	r := &run{Controller: c, t: h.t, host: h, feeds: feeds}
+	}, warns, log)
+	r := &run{Controller: c, t: h.t, host: h, feeds: feeds, warns: warns, rounds: rounds}
 	if apply != nil {
 		apply(feeds)
 	}
@@ -576,6 +601,33 @@ func TestThisNodesAddressChanges(t *testing.T) {
 		t.Errorf("bgp:\n%s", got)
 	}
 	r.routesAre("10.244.2.0/24 via 192.168.66.12 dev eth0 proto 17", "10.244.3.0/24 via 192.168.66.13 dev eth0 proto 17")
+	if !r.warns.warned("Node n1 AddressChanged", "from 192.168.66.11 to 192.168.66.50") {
+		t.Error("the move was not reported")
+	}
+}
+
+// The new Pod CIDR is told in place of the former one, and no session ends.
+func TestThisNodesPodCIDRChanges(t *testing.T) {
+	h := newHost(t)
+	r := h.start(nil, nodes(1, 2, 3))
+	r.answers(2, 3)
+	r.settled()
+	sessions := h.speaker().Sessions()
+	r.set(nodeOf("n1", "192.168.66.11", "10.244.9.0/24"))
+	r.told("10.244.9.0/24 via 192.168.66.11 to 3")
+	r.settled()
+	r.wants(strings.NewReplacer("add kube-router-pod-subnets 10.244.1.0/24\n", "",
+		"pod-subnets 10.244.3.0/24\n", "pod-subnets 10.244.3.0/24\nadd kube-router-pod-subnets 10.244.9.0/24\n",
+		"advertise 10.244.1.0/24", "advertise 10.244.9.0/24").Replace(threeNodes))
+	if text, err := os.ReadFile(h.cniFile); err != nil || !strings.Contains(string(text), `"subnet": "10.244.9.0/24"`) {
+		t.Errorf("CNI configuration: %v\n%s", err, text)
+	}
+	if got := h.speaker().Sessions() - sessions; got != 0 {
+		t.Errorf("%d sessions were configured anew", got)
+	}
+	if !r.warns.warned("Node n1 PodCIDRChanged", "from [10.244.1.0/24] to [10.244.9.0/24]") {
+		t.Error("the change was not reported")
+	}
 }
 
 func TestRoutesComeBackWhenSomethingRemovesThem(t *testing.T) {

@@ -21,6 +21,9 @@ func (c *Controller) program(keys []key) map[netip.Prefix]error {
 	changes := make(map[route.Key]*route.Route, len(keys))
 	for _, k := range keys {
 		r, reason := compileRoute(k.prefix, speaker.NextHops(k.prefix), me, c.links, c.tunnels)
+		if c.discarded[k.prefix] {
+			r, reason = &route.Route{Key: route.Key{Table: route.Main, Dst: k.prefix}, Type: route.Unreachable}, ""
+		}
 		changes[route.Key{Table: route.Main, Dst: k.prefix}] = r
 		c.note(k.prefix, r, reason)
 	}
@@ -67,6 +70,9 @@ func (c *Controller) sweep() error {
 	if waiting := speaker.Unsettled(); len(waiting) > 0 && time.Since(spoke) < c.config.RestartTime {
 		return fmt.Errorf("%w: routes of the former run stay until all peers have sent theirs: waiting for %s", reconcile.ErrWaiting, some(waiting))
 	}
+	if c.tooEarly() {
+		return errLater
+	}
 	// Learned goes first: what comes between is marked, and programmed next.
 	learned := speaker.Learned()
 	failed := c.routes.Retain(func(k route.Key) bool {
@@ -82,6 +88,23 @@ func (c *Controller) sweep() error {
 	c.mu.Unlock()
 	c.queue.Mark(key{step: stepTunnels}) // those of a former run go now
 	return nil
+}
+
+// tooEarly says whether what a former run left is to stay a little: a peer may
+// have delivered its table and hear of the rest only now, as reflectors do that
+// restart, or whose clients do.
+func (c *Controller) tooEarly() bool {
+	if !c.left {
+		return false
+	}
+	if c.settled.IsZero() {
+		c.settled = time.Now()
+	}
+	rest := c.config.SettleTime - time.Since(c.settled)
+	if rest > 0 {
+		time.AfterFunc(rest, func() { c.queue.Mark(key{step: stepSweep}) })
+	}
+	return rest > 0
 }
 
 // some lists a few addresses.

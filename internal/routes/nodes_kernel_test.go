@@ -89,7 +89,7 @@ func ask(addr string) {
 }
 
 // agent runs a controller on the kernel. It reads Nodes from its input,
-// "set NAME IPS CIDRS" or "delete NAME", ends with it, and prints "ready" and
+// "set NAME IPS CIDRS KEY=VALUE..." or "delete NAME", ends with it, and prints "ready" and
 // "swept" when it is so.
 func agent(name string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
@@ -102,8 +102,10 @@ func agent(name string) error {
 		return err
 	}
 	feeds := cluster.NewFeeds()
+	whom := fullMesh()
+	whom.FullMesh = os.Getenv("NO_MESH") == ""
 	c := New(Config{
-		NodeName: name, Families: families, Overlay: overlayOf(os.Getenv("OVERLAY")), ASN: 64512, FullMesh: true, BGPPort: 179,
+		NodeName: name, Families: families, Overlay: overlayOf(os.Getenv("OVERLAY")), Peering: whom, Linger: 8 * time.Second, SettleTime: 3 * time.Second,
 		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true, AutoMTU: true,
 		EgressExcluded: []netip.Prefix{prefix("198.51.100.0/24")},
 		EnableCNI:      true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,
@@ -126,8 +128,26 @@ func agent(name string) error {
 			time.Sleep(20 * time.Millisecond)
 		}
 		fmt.Println("swept")
+		tellSessions(ctx, c)
 	}()
 	return c.Run(ctx)
+}
+
+// tellSessions prints the peers and how many prefixes each has sent, when that
+// changes.
+func tellSessions(ctx context.Context, c *Controller) {
+	told := ""
+	for ctx.Err() == nil {
+		now := "sessions"
+		for _, p := range c.Status().Peers {
+			now += fmt.Sprintf(" %s:%d", p.Addr, p.Accepted)
+		}
+		if now != told {
+			fmt.Println(now)
+			told = now
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func feed(feeds *cluster.Feeds, line string) {
@@ -136,6 +156,11 @@ func feed(feeds *cluster.Feeds, line string) {
 		n := nodeOf(words[1], "", strings.Split(words[3], ",")...)
 		for ip := range strings.SplitSeq(words[2], ",") {
 			n.InternalIPs = append(n.InternalIPs, addr(ip))
+		}
+		n.Annotations = map[string]string{}
+		for _, w := range words[4:] {
+			key, value, _ := strings.Cut(w, "=")
+			n.Annotations[key] = value
 		}
 		feeds.Nodes.Set(n.Key, n)
 		return
@@ -370,12 +395,12 @@ func (p *process) kill() {
 }
 
 // agent starts the agent of node n, which knows all three Nodes.
-func (lan *network) agent(n int, graceful bool, cniFile string) *process {
+func (lan *network) agent(n int, graceful bool, cniFile string, env ...string) *process {
 	self, err := os.Executable()
 	if err != nil {
 		lan.t.Fatal(err)
 	}
-	env := []string{fmt.Sprintf("ROUTES_TEST_NODE=n%d", n), "CNI_FILE=" + cniFile, "GORACE=exitcode=0 atexit_sleep_ms=0 log_path=" + filepath.Join(lan.t.TempDir(), "race")}
+	env = append(env, fmt.Sprintf("ROUTES_TEST_NODE=n%d", n), "CNI_FILE="+cniFile, "GORACE=exitcode=0 atexit_sleep_ms=0 log_path="+filepath.Join(lan.t.TempDir(), "race"))
 	if graceful {
 		env = append(env, "GRACEFUL=1")
 	}

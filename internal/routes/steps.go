@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/kube-router/kube-router/internal/bgp"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cni"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/link"
-	"github.com/kube-router/kube-router/internal/kernel/route"
 )
 
 var (
@@ -53,7 +50,10 @@ func (c *Controller) readLinks() error {
 		return nil
 	}
 	c.links = links
-	c.queue.Mark(key{step: stepSelf}, key{step: stepTunnels})
+	c.mu.Lock()
+	c.vips.allDirty() // an address of this host is not told as a Service's
+	c.mu.Unlock()
+	c.queue.Mark(key{step: stepSelf}, key{step: stepVIPs}, key{step: stepAdvertise}, key{step: stepTunnels})
 	c.markLearned()
 	return nil
 }
@@ -89,10 +89,11 @@ func (c *Controller) findSelf() error {
 		return err
 	}
 	me.mtu = home.MTU
-	if err := c.speak(me); err != nil {
+	if err := c.speakAs(node); err != nil {
 		return err
 	}
 	if me != before {
+		c.reportMove(node, before, me)
 		c.become(me)
 	}
 	if len(me.podCIDRs()) == 0 {
@@ -101,13 +102,26 @@ func (c *Controller) findSelf() error {
 	return nil
 }
 
+// reportMove tells that the Node is not what it was.
+func (c *Controller) reportMove(node *cluster.Node, before, now self) {
+	if before.primary.IsValid() && before.primary != now.primary {
+		c.events.Warn("Node", &node.Meta, "AddressChanged", fmt.Sprintf(
+			"The node's address changed from %s to %s: its BGP sessions start anew", before.primary, now.primary))
+	}
+	if was := before.podCIDRs(); len(was) > 0 && before.cidr != now.cidr {
+		c.events.Warn("Node", &node.Meta, "PodCIDRChanged", fmt.Sprintf(
+			"The Pod CIDRs changed from %v to %v: Pods that run keep their addresses, and other nodes cannot reach them until they are restarted", was, now.podCIDRs()))
+	}
+}
+
 // become marks everything that depends on who this node is.
 func (c *Controller) become(me self) {
 	c.mu.Lock()
 	c.me = me
+	c.vips.allDirty()
 	c.mu.Unlock()
 	c.log.Info("routes: this node", "node", me.name, "address", me.primary, "podCIDRs", me.podCIDRs(), "mtu", me.mtu)
-	for _, s := range []step{stepPlatform, stepSets, stepCNI, stepAdvertise, stepPeers, stepTunnels} {
+	for _, s := range []step{stepPlatform, stepSets, stepCNI, stepVIPs, stepAdvertise, stepPeers, stepTunnels} {
 		c.queue.Mark(key{step: s})
 	}
 	c.markLearned()
@@ -117,76 +131,6 @@ func (c *Controller) noPodCIDR(node *cluster.Node, fileErr error) error {
 	const message = "has no Pod CIDR: run the controller manager with --allocate-node-cidrs, or give the subnet in the CNI configuration"
 	c.events.Warn("Node", &node.Meta, "NoPodCIDR", "The Node "+message)
 	return errors.Join(fmt.Errorf("node %s %s %s", node.Name, message, c.file.Path()), fileErr)
-}
-
-// speak starts the speaker, or another one where this node's address changed.
-func (c *Controller) speak(me self) error {
-	id, err := routerID(c.config, me)
-	if err != nil {
-		return err
-	}
-	want := bgp.Config{
-		ASN: c.config.ASN, RouterID: id, Port: c.config.BGPPort, Families: c.config.Families,
-		GracefulRestart: c.config.GracefulRestart, RestartTime: c.config.RestartTime, AdminAddr: c.config.AdminAddr,
-	}
-	for _, f := range c.config.Families {
-		if ip := me.IP(f); ip.IsValid() {
-			want.Listen = append(want.Listen, ip)
-		}
-	}
-	if c.speaking() != nil {
-		if sameSpeaker(want, c.speaks) {
-			return nil
-		}
-		c.log.Info("routes: this node's address changed; BGP starts anew", "routerID", id, "listen", want.Listen)
-		c.stopSpeaker()
-	}
-	return c.startSpeaker(want)
-}
-
-func sameSpeaker(a, b bgp.Config) bool {
-	return a.RouterID == b.RouterID && slices.Equal(a.Listen, b.Listen)
-}
-
-// startSpeaker says that it restarts where a former run left routes: peers
-// then keep ours until we have sent them again.
-func (c *Controller) startSpeaker(config bgp.Config) error {
-	left, err := c.drivers.Routes.List(route.Main)
-	if err != nil {
-		return err
-	}
-	config.Restarting = config.GracefulRestart && len(left) > 0
-	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
-	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
-	speaker, err := c.drivers.Speak(config, c.log)
-	if err != nil {
-		return err
-	}
-	c.speaks = config
-	c.mu.Lock()
-	c.speaker, c.spoke, c.swept = speaker, time.Now(), false
-	clear(c.desired)
-	clear(c.unusable)
-	c.mu.Unlock()
-	c.log.Info("routes: speaking BGP", "asn", config.ASN, "routerID", config.RouterID, "listen", config.Listen,
-		"port", config.Port, "gracefulRestart", config.GracefulRestart, "restarting", config.Restarting)
-	c.queue.Mark(key{step: stepAdvertise}, key{step: stepPeers}, key{step: stepSweep})
-	return nil
-}
-
-func (c *Controller) speaking() Speaker {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.speaker
-}
-
-func (c *Controller) stopSpeaker() {
-	if speaker := c.speaking(); speaker != nil {
-		speaker.Stop()
-	}
-	c.mu.Lock()
-	c.speaker = nil
-	c.mu.Unlock()
 }
 
 // preparePlatform makes the kernel ready for Pods.
@@ -290,39 +234,6 @@ func (c *Controller) writeCNI() error {
 		c.log.Warn("routes: the container runtime takes another CNI configuration before ours; remove it if kube-router is to network the Pods",
 			"ours", c.file.Path(), "before", rivals)
 	}
-	return nil
-}
-
-func (c *Controller) advertise() error {
-	me := c.identity()
-	speaker := c.speaking()
-	if speaker == nil || len(me.podCIDRs()) == 0 {
-		return errLater
-	}
-	return speaker.Advertise(advertisements(me))
-}
-
-func (c *Controller) configurePeers() error {
-	me, nodes := c.identity(), c.present()
-	speaker := c.speaking()
-	if speaker == nil {
-		return errLater
-	}
-	var peers []bgp.Peer
-	if c.config.FullMesh {
-		var problems []string
-		peers, problems = mesh(me, nodes, c.config.ASN, c.config.BGPPort)
-		for _, p := range problems {
-			if !c.reported[p] {
-				c.reported[p] = true
-				c.log.Warn("routes: no BGP session", "because", p)
-			}
-		}
-	}
-	if err := speaker.SetPeers(peers); err != nil {
-		return err
-	}
-	c.queue.Mark(key{step: stepSweep})
 	return nil
 }
 

@@ -431,3 +431,25 @@ func wellFormed(t *testing.T, p *cluster.NetworkPolicy) {
 		}
 	}
 }
+
+// Pod CIDRs of the annotations stand in for those of the spec.
+func TestPodCIDRsOfAnnotations(t *testing.T) {
+	for _, tc := range []struct {
+		annotations map[string]string
+		want        string
+		problems    int
+	}{
+		{nil, "[10.244.1.0/24]", 0},
+		{map[string]string{"kube-router.io/pod-cidr": "10.9.0.0/24"}, "[10.9.0.0/24]", 0},
+		{map[string]string{"kube-router.io/pod-cidrs": "10.9.0.0/24, fd00::/64", "kube-router.io/pod-cidr": "10.8.0.0/24"}, "[10.9.0.0/24 fd00::/64]", 0},
+		{map[string]string{"kube-router.io/pod-cidrs": "10.9.0.0/24,10.8.0.0/24,banana"}, "[10.9.0.0/24]", 2},
+		{map[string]string{"kube-router.io/pod-cidrs": "banana"}, "[10.244.1.0/24]", 1},
+	} {
+		node := &corev1.Node{Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24"}}}
+		node.Name, node.Annotations = "n1", tc.annotations
+		_, got := nodeFrom(node)
+		if fmt.Sprint(got.PodCIDRs) != tc.want || len(got.Problems) != tc.problems {
+			t.Errorf("%v: got %v with problems %q, want %s with %d", tc.annotations, got.PodCIDRs, got.Problems, tc.want, tc.problems)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -14,7 +15,8 @@ const topologyPrefix = "topology.kubernetes.io/"
 func nodeFrom(n *corev1.Node) (cluster.Key, *cluster.Node) {
 	var p problems
 	node := &cluster.Node{
-		PodCIDRs:    podCIDRs(&n.Spec, &p),
+		Created:     n.CreationTimestamp.Time,
+		PodCIDRs:    podCIDRs(n, &p),
 		Labels:      withPrefix(n.Labels, topologyPrefix),
 		Annotations: withPrefix(n.Annotations, annotationPrefix),
 	}
@@ -37,19 +39,39 @@ func nodeFrom(n *corev1.Node) (cluster.Key, *cluster.Node) {
 	return node.Key, node
 }
 
-// podCIDRs reads the pod CIDRs, at most one of a family. Nodes written before
-// dual stack have the one of spec.podCIDR only.
-func podCIDRs(spec *corev1.NodeSpec, p *problems) []netip.Prefix {
-	list := spec.PodCIDRs
-	if len(list) == 0 && spec.PodCIDR != "" {
-		list = []string{spec.PodCIDR}
+// The annotations that stand in for a Node's Pod CIDRs. The first is the older
+// form, of one CIDR.
+const (
+	podCIDRAnnotation  = annotationPrefix + "pod-cidr"
+	podCIDRsAnnotation = annotationPrefix + "pod-cidrs"
+)
+
+// podCIDRs reads the pod CIDRs, at most one of a family: those of the
+// annotations where there are any, else those of the spec. Nodes written
+// before dual stack have the one of spec.podCIDR only.
+func podCIDRs(n *corev1.Node, p *problems) []netip.Prefix {
+	for _, name := range []string{podCIDRsAnnotation, podCIDRAnnotation} {
+		if text := strings.TrimSpace(n.Annotations[name]); text != "" {
+			if cidrs := onePerFamily("annotation "+name, strings.Split(text, ","), p); len(cidrs) > 0 {
+				return cidrs
+			}
+		}
 	}
+	list := n.Spec.PodCIDRs
+	if len(list) == 0 && n.Spec.PodCIDR != "" {
+		list = []string{n.Spec.PodCIDR}
+	}
+	return onePerFamily("spec.podCIDRs", list, p)
+}
+
+// onePerFamily reads CIDRs, the first of each address family.
+func onePerFamily(field string, list []string, p *problems) []netip.Prefix {
 	var cidrs []netip.Prefix
 	var have4, have6 bool
 	for i, s := range list {
-		cidr, ok := parsePrefix(s)
+		cidr, ok := parsePrefix(strings.TrimSpace(s))
 		if !ok {
-			p.add("spec.podCIDRs[%d]: %s is not a CIDR; it is left out", i, quote(s))
+			p.add("%s[%d]: %s is not a CIDR; it is left out", field, i, quote(s))
 			continue
 		}
 		have := &have4
@@ -57,7 +79,7 @@ func podCIDRs(spec *corev1.NodeSpec, p *problems) []netip.Prefix {
 			have = &have6
 		}
 		if *have {
-			p.add("spec.podCIDRs[%d]: %s is the second of its address family; it is left out", i, cidr)
+			p.add("%s[%d]: %s is the second of its address family; it is left out", field, i, cidr)
 			continue
 		}
 		*have = true

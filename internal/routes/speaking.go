@@ -1,0 +1,203 @@
+package routes
+
+import (
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/kube-router/kube-router/internal/bgp"
+	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/peering"
+)
+
+// speakAs has the speaker speak as what the flags and its annotations make of
+// this node.
+func (c *Controller) speakAs(node *cluster.Node) error {
+	own, problems, err := peering.ReadOwn(c.config.Peering, node, addrsOf(c.links))
+	c.report(problems)
+	if err != nil {
+		return err
+	}
+	if err := c.speak(own); err != nil {
+		return err
+	}
+	c.ownNode = node
+	if !reflect.DeepEqual(own, c.own) {
+		c.own = own
+		c.queue.Mark(key{step: stepPeers})
+	}
+	return nil
+}
+
+func addrsOf(links []link.Addr) []netip.Addr {
+	addrs := make([]netip.Addr, len(links))
+	for i, l := range links {
+		addrs[i] = l.Prefix.Addr()
+	}
+	return addrs
+}
+
+// report tells what was left out, on the Nodes that are at fault.
+func (c *Controller) report(problems []peering.Problem) {
+	for _, p := range problems {
+		for _, name := range p.Nodes {
+			if node := c.node(name); node != nil {
+				c.events.Warn("Node", &node.Meta, p.Reason, p.Message)
+			}
+		}
+	}
+}
+
+func (c *Controller) node(name string) *cluster.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[name]
+}
+
+// speak starts the speaker, or another one where what a speaker cannot change
+// is another.
+func (c *Controller) speak(own peering.Own) error {
+	want := bgp.Config{
+		ASN: own.ASN, RouterID: own.RouterID, ClusterID: own.ClusterID, DeferralTime: own.DeferralTime,
+		Listen: own.Listen, Port: c.config.Peering.Port, Families: c.config.Families,
+		GracefulRestart: c.config.GracefulRestart, RestartTime: c.config.RestartTime, AdminAddr: c.config.AdminAddr,
+	}
+	if c.speaking() != nil {
+		why := anew(c.speaks, want)
+		if why == "" {
+			return nil
+		}
+		c.log.Info("routes: BGP starts anew, because "+why+" changed", "asn", want.ASN, "routerID", want.RouterID,
+			"clusterID", want.ClusterID, "listen", want.Listen)
+		c.stopSpeaker()
+	}
+	return c.startSpeaker(want)
+}
+
+// anew says what of a speaker's configuration is another, or nothing. One that
+// is no reflector any more could go on without clients; but peers keep what a
+// speaker said that restarts gracefully, and drop it where a session changes.
+func anew(is, want bgp.Config) string {
+	switch {
+	case is.ASN != want.ASN:
+		return "this node's AS number"
+	case is.RouterID != want.RouterID || !slices.Equal(is.Listen, want.Listen):
+		return "this node's address"
+	case is.ClusterID != want.ClusterID && (want.ClusterID.IsValid() || want.GracefulRestart):
+		return "this node's role as a reflector"
+	}
+	return ""
+}
+
+// startSpeaker says that it restarts where a former run left routes: peers
+// then keep ours until we have sent them again.
+func (c *Controller) startSpeaker(config bgp.Config) error {
+	left, err := c.drivers.Routes.List(route.Main)
+	if err != nil {
+		return err
+	}
+	config.Restarting = config.GracefulRestart && len(left) > 0
+	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
+	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
+	speaker, err := c.drivers.Speak(config, c.log)
+	if err != nil {
+		return err
+	}
+	c.speaks, c.wanted, c.left, c.settled = config, nil, len(left) > 0, time.Time{}
+	clear(c.leaving)
+	c.mu.Lock()
+	c.speaker, c.spoke, c.swept = speaker, time.Now(), false
+	for prefix := range c.desired {
+		if !c.discarded[prefix] {
+			delete(c.desired, prefix)
+		}
+	}
+	clear(c.unusable)
+	c.mu.Unlock()
+	attrs := []any{"asn", config.ASN, "routerID", config.RouterID, "listen", config.Listen,
+		"port", config.Port, "gracefulRestart", config.GracefulRestart, "restarting", config.Restarting}
+	if config.ClusterID.IsValid() {
+		attrs = append(attrs, "clusterID", config.ClusterID)
+	}
+	c.log.Info("routes: speaking BGP", attrs...)
+	c.queue.Mark(key{step: stepAdvertise}, key{step: stepPeers}, key{step: stepSweep})
+	return nil
+}
+
+func (c *Controller) speaking() Speaker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.speaker
+}
+
+func (c *Controller) stopSpeaker() {
+	if speaker := c.speaking(); speaker != nil {
+		speaker.Stop()
+	}
+	c.mu.Lock()
+	c.speaker = nil
+	c.mu.Unlock()
+}
+
+// configurePeers hands the speaker its policy before the peers that it is for.
+// Of this node it knows what the speaker was started with: what has come since
+// is another step's first.
+func (c *Controller) configurePeers() error {
+	speaker := c.speaking()
+	if speaker == nil {
+		return errLater
+	}
+	nodes := c.present()
+	if c.ownNode != nil {
+		nodes[c.config.NodeName] = c.ownNode
+	}
+	peers, problems := peering.Peers(c.config.Peering, c.own, c.config.NodeName, nodes)
+	c.report(problems)
+	if err := errors.Join(speaker.SetPolicy(c.own.Policy), speaker.SetPeers(c.linger(peers, nodes))); err != nil {
+		return err
+	}
+	c.queue.Mark(key{step: stepSweep})
+	return nil
+}
+
+// linger returns the peers, and for a while those nodes that were peers and are
+// none any more but still there: both ends hear of a change of the topology at
+// different times, and what one says is needed until the others say it.
+func (c *Controller) linger(peers []bgp.Peer, nodes map[string]*cluster.Node) []bgp.Peer {
+	now := time.Now()
+	wanted := map[netip.Addr]bool{}
+	for _, p := range peers {
+		wanted[p.Addr] = true
+	}
+	here := map[netip.Addr]bool{}
+	for _, n := range nodes {
+		for _, a := range n.InternalIPs {
+			here[a] = true
+		}
+	}
+	for _, p := range c.wanted {
+		if !wanted[p.Addr] && here[p.Addr] && p.Role != bgp.External && c.config.Linger > 0 {
+			c.leaving[p.Addr] = leaving{p, now.Add(c.config.Linger)}
+			time.AfterFunc(c.config.Linger, func() { c.queue.Mark(key{step: stepPeers}) })
+		}
+	}
+	c.wanted = peers
+	for addr, l := range c.leaving {
+		if wanted[addr] || !here[addr] || !now.Before(l.until) {
+			delete(c.leaving, addr)
+			continue
+		}
+		peers = append(slices.Clip(peers), l.peer)
+	}
+	return peers
+}
+
+// leaving is a peer that is none any more.
+type leaving struct {
+	peer  bgp.Peer
+	until time.Time
+}
