@@ -24,6 +24,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/overlay"
+	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/routes"
@@ -156,7 +157,8 @@ func (a *agent) routesController(f features) (*routes.Controller, func() *bgp.Fa
 	var mu sync.Mutex
 	var speaker *bgp.Fake
 	c := routes.New(routes.Config{
-		NodeName: "n1", Families: families, ASN: 64512, FullMesh: true, BGPPort: 179,
+		NodeName: "n1", Families: families, PodCIDRs: true,
+		Peering:   peering.Config{Families: families, ASN: 64512, Port: 179, Between: true, FullMesh: true},
 		PodEgress: true, EnableCNI: true, CNIFile: a.n.cniFile(), Hairpin: true,
 		AutoMTU: true, Overlay: overlay.Config{Enabled: f.encap != "", Full: true, Encap: f.encap, Port: 5555},
 	}, a.feeds, routes.Drivers{
