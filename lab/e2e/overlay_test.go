@@ -17,19 +17,7 @@ var lab = os.Getenv("LAB")
 // knows no way to Pods, and forwards nothing that they send to nodes. node1 and
 // node3 share a subnet, node2 is in the other.
 func TestOverlay(t *testing.T) {
-	before := must(t, "kubectl -n kube-system get daemonset/kube-router -o jsonpath='{.spec.template.spec.containers[0].args}'")
-	t.Cleanup(func() {
-		if out, err := sh(context.Background(), setArgs(before)); err != nil {
-			t.Errorf("the flags of the test stay: %s", out)
-		}
-	})
-	withFlags := func(t *testing.T, flags ...string) {
-		args := strings.TrimSuffix(before, "]")
-		for _, f := range flags {
-			args += `,"` + f + `"`
-		}
-		must(t, "%s", setArgs(args+"]"))
-	}
+	withFlags := flags(t)
 	t.Run("none", func(t *testing.T) { withoutOverlay(t) })
 	for _, test := range []struct {
 		encap, link string
@@ -54,6 +42,26 @@ func TestOverlay(t *testing.T) {
 				"%s exec --node %d 'ip -brief link; ip rule; ip route show table all proto 17'", lab, n)
 		}
 	})
+}
+
+// flags is what gives the agents flags beside those that they have, until the
+// test ends.
+func flags(t *testing.T) func(t *testing.T, flags ...string) {
+	t.Helper()
+	before := must(t, "kubectl -n kube-system get daemonset/kube-router -o jsonpath='{.spec.template.spec.containers[0].args}'")
+	t.Cleanup(func() {
+		if out, err := sh(context.Background(), setArgs(before)); err != nil {
+			t.Errorf("the flags of the test stay: %s", out)
+		}
+	})
+	return func(t *testing.T, flags ...string) {
+		t.Helper()
+		args := strings.TrimSuffix(before, "]")
+		for _, f := range flags {
+			args += `,"` + f + `"`
+		}
+		must(t, "%s", setArgs(args+"]"))
+	}
 }
 
 // setArgs is a command that gives the agents their arguments and waits for them.
@@ -138,11 +146,16 @@ func fullPackets(t *testing.T, pod, server string, mtu int) {
 	inPod(t, 1, pod, fmt.Sprintf("ping -M do -c 1 -W 2 -s %d %s", mtu-headers+1, server), false)
 }
 
+// inPodCommand is a command of the node in the network of a Pod, by its address.
+func inPodCommand(node int, ip, command string) string {
+	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -4 -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
+	return fmt.Sprintf("%s exec --node %d %s", lab, node, quote(find))
+}
+
 // inPod runs a command of the node in the network of a Pod, by its address.
 func inPod(t *testing.T, node int, ip, command string, works bool) string {
 	t.Helper()
-	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -4 -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
-	out, err := sh(t.Context(), fmt.Sprintf("%s exec --node %d %s", lab, node, quote(find)))
+	out, err := sh(t.Context(), inPodCommand(node, ip, command))
 	if (err == nil) != works {
 		t.Errorf("in the Pod %s: %s: %v\n%s", ip, command, err, out)
 	}
