@@ -1,9 +1,9 @@
 // Package routes is the controller of Pod networking: this node speaks BGP
 // with the others and with routers, advertises its Pod CIDR and the addresses
-// of Services, and programs what it learns into
-// the kernel. It also sets up the bridge of the Pods, lets their traffic
-// through and out, and writes the CNI configuration last, because that makes
-// the node Ready.
+// of Services, and programs what it learns into the kernel. It also sets up the
+// bridge of the Pods and the tunnels of an overlay, lets their traffic through
+// and out, and writes the CNI configuration last, because that makes the node
+// Ready.
 package routes
 
 import (
@@ -19,140 +19,13 @@ import (
 	"github.com/kube-router/kube-router/internal/bgp"
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cni"
-	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
-	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/route"
-	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/overlay"
 	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
-
-// Config is what the operator decides.
-type Config struct {
-	// NodeName is the name of this node's Node object.
-	NodeName string
-	// Families are the enabled address families, IPv4 first.
-	Families []inet.Family
-
-	// Peering decides whom this node speaks BGP with.
-	Peering peering.Config
-	// Linger is how long the session with a node lasts that is to have none.
-	Linger          time.Duration
-	GracefulRestart bool
-	// RestartTime is how long peers keep our routes while we restart, and how
-	// long routes of a former run stay at most until peers confirm them.
-	RestartTime time.Duration
-	// SettleTime is how long they stay after the peers' tables have come.
-	SettleTime time.Duration
-	// AdminAddr is where the gobgp command reaches the speaker, or empty.
-	AdminAddr string
-
-	// PodCIDRs are told to routers outside of the cluster, too, and VIPs are the
-	// addresses of Services that these are told.
-	PodCIDRs bool
-	VIPs     VIPs
-
-	// Overlay is how this node reaches nodes of other subnets.
-	Overlay overlay.Config
-
-	// PodEgress masquerades what Pods send out of the cluster, but not what they
-	// send to the networks of EgressExcluded.
-	PodEgress      bool
-	EgressExcluded []netip.Prefix
-	// AutoMTU gives the bridge and the Pods the MTU that fits into the links
-	// between nodes.
-	AutoMTU bool
-	// EnableCNI makes the controller write CNIFile. Hairpin lets Pods reach
-	// themselves through a Service.
-	EnableCNI bool
-	CNIFile   string
-	Hairpin   bool
-
-	// SyncPeriod is how often the kernel is read back and drift repaired.
-	SyncPeriod time.Duration
-	// Synced is told how long each round of changes took; nil is allowed.
-	Synced func(time.Duration)
-	// Landed is told how long a change of the Nodes, or of what peers advertise, took to reach
-	// the kernel, from when it was heard of; nil is allowed.
-	Landed func(time.Duration)
-}
-
-// Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
-type Speaker interface {
-	SetPeers([]bgp.Peer) error
-	Advertise([]bgp.Route) error
-	SetPolicy(bgp.Policy) error
-	NextHops(netip.Prefix) []netip.Addr
-	Learned() map[netip.Prefix][]netip.Addr
-	Unsettled() []netip.Addr
-	Peers() []bgp.PeerState
-	Stop()
-}
-
-// Drivers are the kernel and the speaker, as the controller sees them.
-type Drivers struct {
-	// Speak starts a speaker: SpeakBGP, or a fake.
-	Speak   func(bgp.Config, *slog.Logger) (Speaker, error)
-	Routes  route.Interface
-	Links   link.Interface
-	Sysctl  sysctl.Interface
-	Modules func(names ...string) error // module.Load
-	Sets    ipset.Interface
-	// Rules has the Ruleset of each enabled family, shared by the controllers.
-	Rules map[inet.Family]*iptables.Ruleset
-}
-
-// SpeakBGP starts the real speaker.
-func SpeakBGP(c bgp.Config, log *slog.Logger) (Speaker, error) {
-	s, err := bgp.Start(c, log)
-	if err != nil {
-		return nil, err // not a Speaker that holds a nil pointer
-	}
-	return s, nil
-}
-
-// step is one of the things that the controller keeps right. They are worked
-// on in this order: what is later may need what is earlier.
-type step uint8
-
-const (
-	stepLinks     step = iota // the host's networks
-	stepSelf                  // who this node is, and the speaker
-	stepPlatform              // modules, sysctls, the bridge
-	stepSets                  // IP sets
-	stepRules                 // iptables
-	stepCNI                   // the CNI configuration
-	stepVIPs                  // addresses of Services to tell
-	stepAdvertise             // what BGP originates
-	stepPeers                 // whom BGP speaks with
-	stepTunnels               // tunnels to other nodes
-	stepRoute                 // one learned prefix in the kernel
-	stepSweep                 // routes of a former run
-	stepRepair                // read the routes back and repair
-	stepResync                // read back and repair everything
-	steps                     // their number
-)
-
-var stepNames = [steps]string{
-	"links", "node", "platform", "ipsets", "iptables", "cni", "service addresses", "advertisements", "peers", "tunnels", "route", "sweep", "repair", "resync",
-}
-
-// key is a dirty step; prefix belongs to stepRoute.
-type key struct {
-	step   step
-	prefix netip.Prefix
-}
-
-// String is "iptables" or "route 10.244.2.0/24".
-func (k key) String() string {
-	if k.step == stepRoute {
-		return stepNames[k.step] + " " + k.prefix.String()
-	}
-	return stepNames[k.step]
-}
 
 // Controller keeps this node's Pod networking as the cluster wants it.
 type Controller struct {
