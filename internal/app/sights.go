@@ -60,7 +60,7 @@ func kubeProxyURLs() []string {
 func (s *sights) facts(ctx context.Context) advice.Facts {
 	f := advice.Facts{
 		Router: s.cfg.RunRouter, ServiceProxy: s.cfg.RunServiceProxy,
-		FullMesh: s.cfg.BGP.NodesFullMesh, Nodes: s.nodes.count(),
+		FullMesh: s.cfg.BGP.NodePeers && s.cfg.BGP.NodesFullMesh, Nodes: s.nodes.count(),
 		NoGracefulRestart: !s.cfg.BGP.GracefulRestart, ASN: s.cfg.BGP.ASN,
 	}
 	if f.Router {
