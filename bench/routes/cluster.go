@@ -80,30 +80,20 @@ func measureMesh(ctx context.Context, n int) ([]Row, error) {
 // measureReflectors has n clients, each with a prefix, of two reflectors that
 // are each other's clients, too. Clients only count what they are told, so that
 // it is the reflectors that are measured.
-func measureReflectors(ctx context.Context, n int) ([]Row, error) {
-	before, err := resident()
+func measureReflectors(ctx context.Context, by string, n int) ([]Row, error) {
+	reflect := ourReflectors
+	if by == bird {
+		reflect = birdReflectors
+	}
+	began := time.Now()
+	memory, stop, err := reflect(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	var reflectors [2]*bgp.Speaker
-	for i := range reflectors {
-		if reflectors[i], err = startSpeaker(i+1, speakerAddr(i+1)); err != nil {
-			return nil, err
-		}
-	}
-	began := time.Now()
-	for i, s := range reflectors {
-		peers := []bgp.Peer{peerOf(i+1, 2-i, bgp.Client)}
-		for c := range n {
-			peers = append(peers, peerOf(i+1, 3+c, bgp.Client))
-		}
-		if err := s.SetPeers(peers); err != nil {
-			return nil, err
-		}
-	}
+	defer stop()
 	clients := make([]*client, 0, 2*n)
 	for c := range n {
-		for i := range reflectors {
+		for i := range 2 {
 			clients = append(clients, dial(ctx, speakerAddr(3+c), speakerAddr(i+1), podCIDR(c), n-1))
 		}
 	}
@@ -118,10 +108,44 @@ func measureReflectors(ctx context.Context, n int) ([]Row, error) {
 		}
 	}
 	took := time.Since(began)
-	after, err := resident()
-	each := (after - before) / float64(len(reflectors))
-	return []Row{{What: reflectorName(n), Time: spreadOf(took), Sessions: figure(2*n + 1), Memory: &each,
-		Note: "memory is that of a reflector, with what the clients in its process have"}}, err
+	row := Row{What: reflectorName(n), Time: spreadOf(took), Sessions: figure(2*n + 1)}
+	if by == ours {
+		row.Note = "memory is that of a reflector, with what the clients in its process have"
+	}
+	each, err := memory()
+	row.Memory = &each
+	return []Row{row}, err
+}
+
+// ourReflectors are two speakers of this process with n clients each, and each
+// other. The memory is that of one.
+func ourReflectors(_ context.Context, n int) (memory func() (float64, error), stop func(), err error) {
+	before, err := resident()
+	if err != nil {
+		return nil, nil, err
+	}
+	var speakers []*bgp.Speaker
+	for i := range 2 {
+		s, err := startSpeaker(i+1, speakerAddr(i+1))
+		if err != nil {
+			return nil, nil, err
+		}
+		speakers = append(speakers, s)
+	}
+	for i, s := range speakers {
+		peers := []bgp.Peer{peerOf(i+1, 2-i, bgp.Client)}
+		for c := range n {
+			peers = append(peers, peerOf(i+1, 3+c, bgp.Client))
+		}
+		if err := s.SetPeers(peers); err != nil {
+			return nil, nil, err
+		}
+	}
+	memory = func() (float64, error) {
+		after, err := resident()
+		return (after - before) / 2, err
+	}
+	return memory, func() {}, nil // they end with the process
 }
 
 func until(ctx context.Context, done func() error) error {

@@ -13,9 +13,11 @@ import (
 )
 
 // kernel follows the kernel's routes of this process's network namespace that
-// are the agent's. Each change of one is a message, also one that changes
-// nothing.
+// have the protocol of whom is measured. Each change of one is a message, also
+// one that changes nothing.
 type kernel struct {
+	protocol netlink.RouteProtocol
+
 	mu      sync.Mutex
 	hops    map[netip.Prefix]netip.Addr
 	touched map[netip.Prefix]int // operations since reset
@@ -23,11 +25,14 @@ type kernel struct {
 	changed chan struct{}
 }
 
-// protocol is that of the agent's routes.
-const protocol = 17
+// The protocols of the agent's routes and of BIRD's.
+const (
+	ourProtocol  = 17
+	birdProtocol = unix.RTPROT_BIRD
+)
 
-func followKernel(ctx context.Context) (*kernel, error) {
-	k := &kernel{hops: map[netip.Prefix]netip.Addr{}, touched: map[netip.Prefix]int{}, changed: make(chan struct{}, 1)}
+func followKernel(ctx context.Context, protocol netlink.RouteProtocol) (*kernel, error) {
+	k := &kernel{protocol: protocol, hops: map[netip.Prefix]netip.Addr{}, touched: map[netip.Prefix]int{}, changed: make(chan struct{}, 1)}
 	updates := make(chan netlink.RouteUpdate, 1<<16)
 	options := netlink.RouteSubscribeOptions{
 		ReceiveBufferSize: 64 << 20, ReceiveBufferForceSize: true,
@@ -49,7 +54,7 @@ func followKernel(ctx context.Context) (*kernel, error) {
 }
 
 func (k *kernel) note(u netlink.RouteUpdate) {
-	if u.Protocol != protocol || u.Dst == nil {
+	if u.Protocol != k.protocol || u.Dst == nil {
 		return
 	}
 	addr, _ := netip.AddrFromSlice(u.Dst.IP)

@@ -1,6 +1,6 @@
 // Command routes measures BGP on this machine: the agent with the routes that
-// it learns into the kernel, and speakers with each other. It runs in network
-// namespaces of its own, judges what it measured, and needs root.
+// it learns into the kernel, and speakers with each other, beside BIRD. It runs in
+// network namespaces of its own, judges what it measured, and needs root.
 package main
 
 import (
@@ -61,20 +61,30 @@ func run(ctx context.Context) error {
 	return nil
 }
 
+// Who is measured.
+const (
+	ours = "ours"
+	bird = "BIRD"
+)
+
 // part is one measurement, in a process and a network namespace of its own.
 type part struct {
-	name, says string
-	args       []string
+	name, by, says string
+	args           []string
 }
 
 func parts(program string) []part {
-	list := []part{
-		{"learn-1000", "1,000 prefixes learned, changed and flapped", []string{nodeChild, program, "1000"}},
-		{"learn-5000", "5,000 prefixes learned", []string{nodeChild, program, "5000"}},
-		{"mesh-50", "a mesh of 50", []string{meshChild, "50"}},
+	var list []part
+	for _, by := range []string{ours, bird} {
+		list = append(list,
+			part{"learn-1000", by, "1,000 prefixes learned, changed and flapped", []string{nodeChild, by, program, "1000"}},
+			part{"learn-5000", by, "5,000 prefixes learned", []string{nodeChild, by, program, "5000"}})
 	}
+	list = append(list, part{"mesh-50", ours, "a mesh of 50", []string{meshChild, "50"}})
 	for _, n := range []string{"200", "1000"} {
-		list = append(list, part{"reflector-" + n, n + " clients of two reflectors", []string{reflectorChild, n}})
+		for _, by := range []string{ours, bird} {
+			list = append(list, part{"reflector-" + n, by, n + " clients of two reflectors", []string{reflectorChild, by, n}})
+		}
 	}
 	return list
 }
@@ -87,7 +97,7 @@ func measure(ctx context.Context, program, only string) (all []Row, err error) {
 			continue
 		}
 		since := time.Since(began).Round(time.Second)
-		fmt.Fprintf(os.Stderr, "[%02d:%02d] %s\n", int(since.Minutes()), int(since.Seconds())%60, p.says)
+		fmt.Fprintf(os.Stderr, "[%02d:%02d] %s: %s\n", int(since.Minutes()), int(since.Seconds())%60, p.by, p.says)
 		rows, err := runChild(ctx, p.args...)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -95,7 +105,10 @@ func measure(ctx context.Context, program, only string) (all []Row, err error) {
 		if err != nil { // the targets of this part are missed then
 			rows = []Row{{What: p.name, Note: err.Error()}}
 		}
-		all = append(all, rows...)
+		for _, r := range rows {
+			r.By = p.by
+			all = append(all, r)
+		}
 	}
 	return all, nil
 }
@@ -123,11 +136,11 @@ func child(ctx context.Context, args []string) error {
 	var rows []Row
 	switch args[0] {
 	case nodeChild:
-		rows, err = measureNode(ctx, args[1], n)
+		rows, err = measureNode(ctx, args[1], args[2], n)
 	case meshChild:
 		rows, err = measureMesh(ctx, n)
 	case reflectorChild:
-		rows, err = measureReflectors(ctx, n)
+		rows, err = measureReflectors(ctx, args[1], n)
 	default:
 		err = fmt.Errorf("unknown argument %q", args[0])
 	}

@@ -38,13 +38,17 @@ var (
 )
 
 // measureNode has an agent, the real program with the routes controller alone,
-// learn n prefixes from another speaker: the routes of nodes 10.9.1.0 to
-// 10.9.15.255, which are on the link.
-func measureNode(ctx context.Context, program string, n int) ([]Row, error) {
+// or BIRD, learn n prefixes from another speaker: the routes of nodes 10.9.1.0
+// to 10.9.15.255, which are on the link.
+func measureNode(ctx context.Context, by, program string, n int) ([]Row, error) {
 	if err := addLink(); err != nil {
 		return nil, err
 	}
-	k, err := followKernel(ctx)
+	protocol := netlink.RouteProtocol(ourProtocol)
+	if by == bird {
+		protocol = birdProtocol
+	}
+	k, err := followKernel(ctx, protocol)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +57,11 @@ func measureNode(ctx context.Context, program string, n int) ([]Row, error) {
 		return nil, err
 	}
 	defer m.speaker.Stop()
-	if err := m.startAgent(ctx, program); err != nil {
+	start := m.startAgent
+	if by == bird {
+		start = m.startBIRD
+	}
+	if err := start(ctx, program); err != nil {
 		return nil, err
 	}
 	defer m.stopAgent()

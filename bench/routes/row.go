@@ -9,6 +9,8 @@ import (
 // Row is what was measured of one thing. What is nil was not measured.
 type Row struct {
 	What string `json:"what"`
+	// By is who was measured: ours, or a peer.
+	By string `json:"by"`
 	// Time is that of one thing, or of several alike, in microseconds.
 	Time *Spread `json:"time,omitempty"`
 	// Sessions are those that were up at the end.

@@ -59,13 +59,13 @@ func ofPart[T any](part *T, text func(T) string) string {
 // writeTable prints all rows, and below them what there is to say of them.
 func writeTable(out io.Writer, rows []Row) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "what\t")
+	fmt.Fprint(w, "what\tby\t")
 	for _, c := range columns {
 		fmt.Fprintf(w, "%s\t", c.title)
 	}
 	fmt.Fprintln(w)
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t", r.What)
+		fmt.Fprintf(w, "%s\t%s\t", r.What, r.By)
 		for _, c := range columns {
 			fmt.Fprintf(w, "%s\t", c.of(r))
 		}
@@ -76,7 +76,7 @@ func writeTable(out io.Writer, rows []Row) error {
 	}
 	for _, r := range rows {
 		if r.Note != "" {
-			fmt.Fprintf(out, "%s: %s\n", r.What, r.Note)
+			fmt.Fprintf(out, "%s, %s: %s\n", r.What, r.By, r.Note)
 		}
 	}
 	fmt.Fprintln(out)

@@ -18,7 +18,7 @@ const notMeasured = "not measured"
 const (
 	changeName = "next hop of a prefix changed"
 	flapName   = "100 prefixes/s flap for 30 s"
-	memoryName = "agent with 1000 prefixes, at rest"
+	memoryName = "1000 prefixes, at rest"
 )
 
 func learnName(n int) string     { return fmt.Sprintf("%d prefixes into the kernel", n) }
@@ -29,7 +29,9 @@ func meshName(n int) string      { return fmt.Sprintf("mesh of %d", n) }
 func judge(rows []Row) []Target {
 	t := map[string]Row{}
 	for _, r := range rows {
-		t[r.What] = r
+		if r.By == ours {
+			t[r.What] = r
+		}
 	}
 	return []Target{
 		limited("1,000 prefixes in the kernel after the session is up", t[learnName(1000)].longest(1e6), 1, "s"),

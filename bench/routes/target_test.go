@@ -7,12 +7,12 @@ import (
 
 func rowsThatHold() []Row {
 	return []Row{
-		{What: learnName(1000), Time: spreadOf(900 * time.Millisecond), Operations: figure(1000)},
-		{What: learnName(5000), Time: spreadOf(4 * time.Second), Operations: figure(5000)},
-		{What: changeName, Time: spreadOf(time.Millisecond, 50*time.Millisecond)},
-		{What: flapName, Repeated: figure(0)},
-		{What: reflectorName(1000), Time: spreadOf(30 * time.Second)},
-		{What: memoryName, Memory: figure(45)},
+		{By: ours, What: learnName(1000), Time: spreadOf(900 * time.Millisecond), Operations: figure(1000)},
+		{By: ours, What: learnName(5000), Time: spreadOf(4 * time.Second), Operations: figure(5000)},
+		{By: ours, What: changeName, Time: spreadOf(time.Millisecond, 50*time.Millisecond)},
+		{By: ours, What: flapName, Repeated: figure(0)},
+		{By: ours, What: reflectorName(1000), Time: spreadOf(30 * time.Second)},
+		{By: ours, What: memoryName, Memory: figure(45)},
 	}
 }
 
