@@ -33,7 +33,7 @@ func (m *node) startBIRD(ctx context.Context, _ string) (err error) {
 	}
 	m.agent, err = runBIRD(ctx, m.dir, "node", fmt.Sprintf(`
 router id %[1]s;
-log stderr { error, fatal };
+log stderr { error };
 protocol device {}
 protocol kernel { ipv4 { import none; export all; }; }
 protocol bgp other {
@@ -64,7 +64,7 @@ func birdReflectors(ctx context.Context, _ int) (memory func() (float64, error),
 	for i := 1; i <= 2; i++ {
 		p, err := runBIRD(ctx, dir, strconv.Itoa(i), fmt.Sprintf(`
 router id %[1]s;
-log stderr { error, fatal };
+log stderr { error };
 protocol device {}
 template bgp session {
 	local %[1]s port %[3]d as %[4]d;
