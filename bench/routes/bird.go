@@ -33,13 +33,15 @@ func (m *node) startBIRD(ctx context.Context, _ string) (err error) {
 	}
 	m.agent, err = runBIRD(ctx, m.dir, "node", fmt.Sprintf(`
 router id %[1]s;
-log stderr { error };
+log stderr { bug };
 protocol device {}
-protocol kernel { ipv4 { import none; export all; }; }
-protocol bgp other {
+protocol direct { ipv4; interface "eth0"; }
+protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; }
+protocol bgp peer {
 	local %[1]s as %[3]d;
 	neighbor %[2]s as %[3]d;
-	direct;
+	strict bind yes;
+	multihop; # to the same host
 	connect delay time 1;
 	ipv4 { import all; export none; };
 }
@@ -64,7 +66,7 @@ func birdReflectors(ctx context.Context, _ int) (memory func() (float64, error),
 	for i := 1; i <= 2; i++ {
 		p, err := runBIRD(ctx, dir, strconv.Itoa(i), fmt.Sprintf(`
 router id %[1]s;
-log stderr { error };
+log stderr { bug };
 protocol device {}
 template bgp session {
 	local %[1]s port %[3]d as %[4]d;

@@ -116,8 +116,8 @@ func readMessage(r io.Reader) (kind byte, body []byte, err error) {
 	return header[18], body, err
 }
 
-// holdTime is long, so that keepalives are no matter.
-const holdTime = 3600
+// holdTime is none, so that there are no keepalives (RFC 4271 section 4.2).
+const holdTime = 0
 
 func (c *client) open() []byte {
 	body := []byte{4, asn >> 8, asn & 0xff, holdTime >> 8, holdTime & 0xff}

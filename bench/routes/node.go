@@ -24,7 +24,7 @@ import (
 const (
 	asn = 64512
 	// within is how long anything may take.
-	within = time.Minute
+	within = 3 * time.Minute
 	// restTime is how long the agent is at rest before its memory is read.
 	restTime = 5 * time.Second
 	changes  = 50

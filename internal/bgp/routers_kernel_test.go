@@ -31,8 +31,7 @@ import (
 type network struct {
 	t *testing.T
 	// dir holds sockets, whose paths may not be long.
-	dir   string
-	links int
+	dir string
 }
 
 func newNetwork(t *testing.T, nodes int) *network {
