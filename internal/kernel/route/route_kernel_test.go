@@ -21,6 +21,7 @@ func TestKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(k.Close)
+		k.Ceding = []string{"former0"}
 		return system{
 			Interface: k,
 			text:      func(table int) string { return ipRoute(t, table) },
@@ -28,6 +29,10 @@ func TestKernel(t *testing.T) {
 			delLink:   func(name string) { nstest.Run(t, "ip", "link", "delete", name) },
 			foreign: func(key Key, via string) {
 				nstest.Run(t, "ip", "route", "replace", key.Dst.String(), "via", via, "proto", "static")
+			},
+			addDummy: func(name, addr string) {
+				nstest.Run(t, "ip", "link", "add", name, "type", "dummy")
+				nstest.Run(t, "ip", "address", "add", addr, "dev", name)
 			},
 			spawn: func(fn func()) { ns.Go(t, fn) },
 		}

@@ -17,6 +17,7 @@ var _ Interface = (*Fake)(nil)
 func TestFake(t *testing.T) {
 	suite(t, func(t *testing.T) system {
 		f := NewFake()
+		f.Ceding = []string{"former0"}
 		return system{
 			Interface: f,
 			text:      f.Text,
@@ -27,9 +28,10 @@ func TestFake(t *testing.T) {
 				}
 				f.AddLink(name, prefixes...)
 			},
-			delLink: f.DelLink,
-			foreign: func(key Key, via string) { f.AddForeign(key, dstText(key.Dst)+" via "+via+" proto static") },
-			spawn:   func(fn func()) { go fn() },
+			delLink:  f.DelLink,
+			foreign:  func(key Key, via string) { f.AddForeign(key, dstText(key.Dst)+" via "+via+" proto static") },
+			spawn:    func(fn func()) { go fn() },
+			addDummy: func(name, addr string) { f.AddLink(name, netip.MustParsePrefix(addr)) },
 		}
 	})
 }
