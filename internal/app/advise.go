@@ -54,7 +54,7 @@ func (a *agent) advise(d drivers, events cluster.Reporter) {
 // nftTables lists the tables of nftables, none where there are none to see.
 func nftTables(ctx context.Context) ([]nft.Table, error) {
 	driver, err := nft.Open()
-	if err != nil || driver == nil {
+	if err != nil {
 		return nil, err
 	}
 	return driver.Tables(ctx)

@@ -113,15 +113,16 @@ func TestMigrateNFTables(t *testing.T) {
 	}
 }
 
-// What kube-proxy leaves in the mode ipvs, less its virtual servers.
-func TestMigrateSetsAndLink(t *testing.T) {
+// What kube-proxy leaves in the mode ipvs, less its virtual
+// servers and its link.
+func TestMigrateSets(t *testing.T) {
 	n := newNode(t, thisKernel, iptables.NFT)
 	n.sh(proxySets)
 	var out strings.Builder
 	if err := Migrate(t.Context(), n.options(), true, true, &out); err != nil {
 		t.Error(err)
 	}
-	want := "removed IP set KUBE-6-CLUSTER-IP\nremoved IP set KUBE-CLUSTER-IP\nremoved IP set KUBE-LOOP-BACK\nremoved IP set KUBE-NODE-PORT-TCP\nremoved dummy kube-ipvs0\n"
+	want := "removed IP set KUBE-6-CLUSTER-IP\nremoved IP set KUBE-CLUSTER-IP\nremoved IP set KUBE-LOOP-BACK\nremoved IP set KUBE-NODE-PORT-TCP\n"
 	if out.String() != want {
 		t.Errorf("it says\n%s", out.String())
 	}

@@ -140,7 +140,7 @@ func (n *testNode) program(variant iptables.Variant) string {
 // lacks checks that no word is in the state any more, and has the contrary.
 func (n *testNode) lacks(words ...string) {
 	n.t.Helper()
-	state := n.state()
+	state, _, _ := strings.Cut(n.state(), "== sysctls")
 	for _, w := range words {
 		if strings.Contains(state, w) {
 			n.t.Errorf("%q is still on the node:\n%s", w, state)
@@ -150,7 +150,7 @@ func (n *testNode) lacks(words ...string) {
 
 func (n *testNode) has(words ...string) {
 	n.t.Helper()
-	state := n.state()
+	state, _, _ := strings.Cut(n.state(), "== sysctls")
 	for _, w := range words {
 		if !strings.Contains(state, w) {
 			n.t.Errorf("%q is not on the node:\n%s", w, state)
@@ -207,8 +207,6 @@ func (m *migrating) sweep(f features) string {
 
 // proxySets is what kube-proxy leaves of the mode ipvs, less its virtual servers.
 const proxySets = `
-ip link add kube-ipvs0 type dummy
-ip address add 10.96.0.10/32 dev kube-ipvs0
 ipset create KUBE-CLUSTER-IP hash:ip,port
 ipset add KUBE-CLUSTER-IP 10.96.0.10,tcp:80
 ipset create KUBE-6-CLUSTER-IP hash:ip,port family inet6
@@ -217,13 +215,8 @@ ipset create KUBE-NODE-PORT-TCP bitmap:port range 0-65535
 ipset add KUBE-NODE-PORT-TCP 30080
 `
 
-// formerState is what an earlier release leaves, less virtual servers: its chains,
-// sets, rules, links and tables.
+// formerState is what an earlier release leaves of sets, rules and tables.
 const formerState = `
-ip link add kube-dummy-if type dummy
-ip link set kube-dummy-if up
-ip address add 10.96.0.10/32 dev kube-dummy-if scope link
-ip route replace local 10.96.0.10 dev kube-dummy-if table local proto kernel scope host src 192.168.66.11
 ipset create kube-router-local-ips hash:ip timeout 0
 ipset create kube-router-svip hash:ip timeout 0
 ipset add kube-router-svip 10.96.0.10

@@ -33,7 +33,10 @@ func (n *Node) openTables(r *report) {
 		r.note("not looked for: tables of nftables, in which kube-proxy may have left its rules: " + err.Error())
 		return
 	}
-	r.failed("tables of nftables", err)
+	if err != nil {
+		r.failed("tables of nftables", err)
+		return
+	}
 	n.Tables = tables
 }
 

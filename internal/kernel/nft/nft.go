@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/kube-router/kube-router/internal/kernel/module"
 )
 
 // Table is a table by family ("ip", "ip6") and name.
@@ -36,12 +34,9 @@ type Kernel struct{ program string }
 // ErrNoProgram means that nft is not installed.
 var ErrNoProgram = errors.New("the program nft is missing (package nftables)")
 
-// Open returns the tables of this kernel, and nil where it has no nftables: it
-// does not load them. Without the program, it is ErrNoProgram.
-func Open() (Interface, error) {
-	if !module.Present("nf_tables") {
-		return nil, nil
-	}
+// Open returns the tables of this kernel. Without the program, it is
+// ErrNoProgram.
+func Open() (*Kernel, error) {
 	path, err := find()
 	if err != nil {
 		return nil, err
@@ -62,13 +57,21 @@ func find() (string, error) {
 	return "", ErrNoProgram
 }
 
-// Tables implements Interface.
+// Tables implements Interface. A kernel without nftables has none.
 func (k *Kernel) Tables(ctx context.Context) ([]Table, error) {
 	out, err := k.run(ctx, "list", "tables")
 	if err != nil {
+		if ctx.Err() == nil && unsupported(err) {
+			err = nil
+		}
 		return nil, err
 	}
 	return parse(out), nil
+}
+
+// unsupported says whether nft could not even speak with this kernel.
+func unsupported(err error) bool {
+	return strings.Contains(err.Error(), "Unable to initialize Netlink socket") || strings.Contains(err.Error(), "not supported")
 }
 
 // parse reads lines like "table ip kube-proxy".

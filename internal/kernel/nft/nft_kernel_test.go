@@ -14,8 +14,8 @@ func TestKernel(t *testing.T) {
 		nstest.Run(t, "sh", "-euc", "nft add table "+table+"; nft add chain "+table+" c '{ type filter hook input priority 0; }'; nft add rule "+table+" c accept")
 	}
 	driver, err := Open()
-	if err != nil || driver == nil {
-		t.Fatalf("%v, %v", driver, err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	suite(t, driver)
 }

@@ -17,7 +17,6 @@ var _ Interface = (*Fake)(nil)
 func TestFake(t *testing.T) {
 	suite(t, func(t *testing.T) system {
 		f := NewFake()
-		f.Ceding = []string{"former0"}
 		return system{
 			Interface: f,
 			text:      f.Text,
@@ -28,11 +27,19 @@ func TestFake(t *testing.T) {
 				}
 				f.AddLink(name, prefixes...)
 			},
-			delLink:  f.DelLink,
-			foreign:  func(key Key, via string) { f.AddForeign(key, dstText(key.Dst)+" via "+via+" proto static") },
-			spawn:    func(fn func()) { go fn() },
-			addDummy: func(name, addr string) { f.AddLink(name, netip.MustParsePrefix(addr)) },
+			delLink: f.DelLink,
+			foreign: func(key Key, via string) { f.AddForeign(key, dstText(key.Dst)+" via "+via+" proto static") },
+			spawn:   func(fn func()) { go fn() },
 		}
+	})
+}
+
+func TestFakeCeding(t *testing.T) {
+	f := NewFake()
+	f.Ceding = []string{"former0"}
+	testCeding(t, system{
+		Interface: f, text: f.Text, delLink: f.DelLink,
+		addDummy: func(name, addr string) { f.AddLink(name, netip.MustParsePrefix(addr)) },
 	})
 }
 

@@ -68,7 +68,6 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"removal of all, from every table", testRemove},
 		{"refusals", testRefusals},
 		{"routes of others stay", testForeign},
-		{"local routes before those of a link that cedes", testCeding},
 		{"our route that another owner took over", testTakenOver},
 		{"a restart of a converged node changes nothing", testAdopt},
 		{"only differences reach the kernel", testDifferences},
