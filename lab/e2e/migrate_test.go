@@ -40,7 +40,8 @@ func migrateFrom(t *testing.T, mode, sign string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		out, _ := sh(ctx, in(ns, "client", fmt.Sprintf(`(for i in $(seq %d); do printf 'GET /hostname HTTP/1.1\r\nHost: a\r\n\r\n'; sleep 1; done) | nc %s 80 | grep -c '^HTTP/1.1 200'`, requests, vip)))
+		out, _ := sh(ctx, in(ns, "client", fmt.Sprintf(`(for i in $(seq 2 %d); do printf 'GET /hostname HTTP/1.1\r\nHost: a\r\n\r\n'; sleep 1; done
+			printf 'GET /hostname HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'; sleep 5) | timeout %d nc %s 80 | grep -c '^HTTP/1.1 200'`, requests, 2*requests, vip)))
 		answered <- out
 	}()
 	if out, err := sh(t.Context(), fmt.Sprintf("kubectl -n kube-system exec %s -- kube-router migrate --from=kube-proxy --apply", agent)); err == nil || !strings.Contains(out, "kubectl -n kube-system delete ds kube-proxy") {
