@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/nft"
 )
@@ -56,11 +57,14 @@ var sets = []string{
 	"NODE-PORT-TCP", "NODE-PORT-LOCAL-TCP", "NODE-PORT-UDP", "NODE-PORT-LOCAL-UDP", "NODE-PORT-SCTP-HASH", "NODE-PORT-LOCAL-SCTP-HASH",
 }
 
-// SetPrefixes begin the names of kube-proxy's IP sets, and perhaps others'.
+// SetPrefixes begin the names of kube-proxy's IP sets, and perhaps others'. It
+// cuts names that are too long for the kernel.
 func SetPrefixes() []string {
 	var prefixes []string
 	for _, name := range sets {
-		prefixes = append(prefixes, "KUBE-"+name, "KUBE-6-"+name)
+		for _, family := range []string{"KUBE-", "KUBE-6-"} {
+			prefixes = append(prefixes, (family + name)[:min(len(family+name), ipset.MaxNameLen)])
+		}
 	}
 	return prefixes
 }

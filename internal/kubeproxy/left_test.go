@@ -40,6 +40,7 @@ func TestOwnsChain(t *testing.T) {
 func TestOwnsSet(t *testing.T) {
 	for name, want := range map[string]bool{
 		"KUBE-CLUSTER-IP": true, "KUBE-LOOP-BACK": true, "KUBE-NODE-PORT-TCP": true, "KUBE-6-CLUSTER-IP": true, "KUBE-LOAD-BALANCER-SOURCE-CIDR": true,
+		"KUBE-6-LOAD-BALANCER-SOURCE-CID": true, "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS": true,
 		"KUBE-CLUSTER-IP-MINE": false, "KUBE-SRC-NPX46M4PTMTKRN6Y": false, "KUBE-ROUTER-X": false, "kube-router-svip": false,
 	} {
 		if OwnsSet(name) != want {

@@ -17,17 +17,16 @@ const requests = 60
 // client goes on, nothing is touched while kube-proxy runs, and when it has gone
 // the node is as it was before it.
 func TestMigrateFromKubeProxy(t *testing.T) {
-	for mode, sign := range map[string]string{"iptables": "iptables-legacy-save | grep -q KUBE-SVC-", "ipvs": "ipset list -name | grep -q KUBE-CLUSTER-IP && ip link show kube-ipvs0"} {
-		t.Run(mode, func(t *testing.T) { migrateFrom(t, mode, sign) })
-	}
-}
-
-func migrateFrom(t *testing.T, mode, sign string) {
-	ns := "e2e-migrate-" + mode
-	create(t, ns)
+	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "servera", 2)
 	apply(t, ns, fmt.Sprintf(service, "NodePort"))
+	for mode, sign := range map[string]string{"iptables": "iptables-legacy-save | grep -q KUBE-SVC-", "ipvs": "ipset list -name | grep -q KUBE-CLUSTER-IP && ip link show kube-ipvs0"} {
+		t.Run(mode, func(t *testing.T) { migrateFrom(t, ns, mode, sign) })
+	}
+}
+
+func migrateFrom(t *testing.T, ns, mode, sign string) {
 	vip := clusterIP(t, ns)
 	connects(t, ns, "client", "http://"+vip+"/hostname")
 	before := onNode(t, 1, kernelState)
@@ -41,7 +40,7 @@ func migrateFrom(t *testing.T, mode, sign string) {
 	defer cancel()
 	go func() {
 		out, _ := sh(ctx, in(ns, "client", fmt.Sprintf(`(for i in $(seq 2 %d); do printf 'GET /hostname HTTP/1.1\r\nHost: a\r\n\r\n'; sleep 1; done
-			printf 'GET /hostname HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'; sleep 5) | timeout %d nc %s 80 | grep -c '^HTTP/1.1 200'`, requests, 2*requests, vip)))
+			printf 'GET /hostname HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'; sleep 5) | timeout %d nc %s 80 | grep -o 'HTTP/1.1 200' | wc -l`, requests, 2*requests, vip)))
 		answered <- out
 	}()
 	if out, err := sh(t.Context(), fmt.Sprintf("kubectl -n kube-system exec %s -- kube-router migrate --from=kube-proxy --apply", agent)); err == nil || !strings.Contains(out, "kubectl -n kube-system delete ds kube-proxy") {
