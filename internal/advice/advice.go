@@ -132,15 +132,15 @@ func kubeProxyRunning(f Facts) string {
 		return ""
 	}
 	return "kube-proxy runs on this node (" + list(f.KubeProxy) + ") beside kube-router's service proxy: both translate the same Services, and connections go to endpoints that have gone. " +
-		"Remove it, 'kubectl -n kube-system delete daemonset kube-proxy', then its rules on each node, 'kube-proxy --cleanup'; or leave Services to it with --run-service-proxy=false."
+		"Remove it, 'kubectl -n kube-system delete ds kube-proxy', then what it leaves on this node, 'kubectl -n kube-system exec <pod> -- kube-router --cleanup-config'; or leave Services to it with --run-service-proxy=false."
 }
 
 func kubeProxyLeft(f Facts) string {
 	if !f.ServiceProxy || len(f.KubeProxy) > 0 || len(f.KubeProxyRules) == 0 {
 		return ""
 	}
-	return "kube-proxy does not run here any more, but left " + list(f.KubeProxyRules) + ": these rules go on translating Services to the endpoints of that time. " +
-		"Run 'kube-proxy --cleanup' on this node, or restart the node."
+	return "kube-proxy does not run here any more, but left " + list(f.KubeProxyRules) + ": Services go on being translated to the endpoints of that time. " +
+		"Remove it with 'kubectl -n kube-system exec <pod> -- kube-router --cleanup-config'; no connection breaks. 'kube-router migrate --from=kube-proxy' tells what that is."
 }
 
 func ipvsMissing(f Facts) string {

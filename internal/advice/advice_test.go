@@ -33,12 +33,13 @@ func TestCheck(t *testing.T) {
 			f.KubeProxy = []string{"http://127.0.0.1:10249/proxyMode answers"}
 			f.KubeProxyRules = []string{"rules"}
 		}, Advice{"KubeProxyRunning", Warning, "kube-proxy runs on this node (http://127.0.0.1:10249/proxyMode answers) beside kube-router's service proxy: " +
-			"both translate the same Services, and connections go to endpoints that have gone. Remove it, 'kubectl -n kube-system delete daemonset kube-proxy', " +
-			"then its rules on each node, 'kube-proxy --cleanup'; or leave Services to it with --run-service-proxy=false."},
+			"both translate the same Services, and connections go to endpoints that have gone. Remove it, 'kubectl -n kube-system delete ds kube-proxy', " +
+			"then what it leaves on this node, 'kubectl -n kube-system exec <pod> -- kube-router --cleanup-config'; or leave Services to it with --run-service-proxy=false."},
 			func(f *Facts) { f.ServiceProxy = false }},
 		{"kube-proxy ran", func(f *Facts) { f.KubeProxyRules = []string{"the rules of chain KUBE-SERVICES in the IPv4 table nat"} },
 			Advice{"KubeProxyRulesLeft", Warning, "kube-proxy does not run here any more, but left the rules of chain KUBE-SERVICES in the IPv4 table nat: " +
-				"these rules go on translating Services to the endpoints of that time. Run 'kube-proxy --cleanup' on this node, or restart the node."},
+				"Services go on being translated to the endpoints of that time. Remove it with 'kubectl -n kube-system exec <pod> -- kube-router --cleanup-config'; " +
+				"no connection breaks. 'kube-router migrate --from=kube-proxy' tells what that is."},
 			func(f *Facts) { f.ServiceProxy = false }},
 		{"no IPVS", func(f *Facts) { f.NoIPVS = true },
 			Advice{"IPVSMissing", Warning, "Services do not work on this node: the kernel has no IPVS. Load the modules on the host, " +

@@ -12,7 +12,9 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/kubeproxy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -23,7 +25,7 @@ func (a *agent) advise(d drivers, events cluster.Reporter) {
 		return
 	}
 	s := &sights{
-		cfg: a.cfg, log: a.log, nodes: watchNodes(a.feeds), kubeProxy: kubeProxyURLs(),
+		cfg: a.cfg, log: a.log, nodes: watchNodes(a.feeds), kubeProxy: kubeproxy.ThisHost(), tables: nftTables,
 		nat: func(ctx context.Context, f inet.Family) (string, error) { return d.tables[f].Save(ctx, iptables.NAT) },
 		flows: func(f inet.Family, fn func(conntrack.Entry)) error {
 			// No bits are asked for, so that this only reads.
@@ -47,6 +49,15 @@ func (a *agent) advise(d drivers, events cluster.Reporter) {
 			return health.Mistake{Reason: g.Reason, Severity: string(g.Severity)}
 		})
 	})
+}
+
+// nftTables lists the tables of nftables, none where there are none to see.
+func nftTables(ctx context.Context) ([]nft.Table, error) {
+	driver, err := nft.Open()
+	if err != nil {
+		return nil, err
+	}
+	return driver.Tables(ctx)
 }
 
 // given is the advice that holds, and what of it does harm already. Where a

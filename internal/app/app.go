@@ -137,6 +137,7 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 			start("advice", a.advisor.Run)
 		}
 		all.Go(func() { a.settle(ctx) })
+		all.Go(func() { a.sweepFormer(ctx, kernel) })
 		<-ctx.Done()
 	}
 	a.wait(&all)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/former"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -15,6 +16,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/kubeproxy"
 )
 
 // drivers are the kernel facilities that more than one controller uses.
@@ -70,6 +72,9 @@ func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) 
 	d.sets, setsErr = ipset.Open()
 	d.foreign, routesErr = route.Open()
 	d.routes = d.foreign
+	if routesErr == nil {
+		d.foreign.Ceding = []string{former.Link, kubeproxy.Link}
+	}
 	links, linksErr := link.Open()
 	d.flows, flowsErr = conntrack.Open()
 	if err := errors.Join(setsErr, routesErr, linksErr, flowsErr); err != nil {

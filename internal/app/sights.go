@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/kube-router/kube-router/internal/advice"
 	"github.com/kube-router/kube-router/internal/bgp"
@@ -20,7 +17,9 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/route"
+	"github.com/kube-router/kube-router/internal/kubeproxy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/routes"
 )
@@ -38,22 +37,16 @@ type sights struct {
 	proxy        func() (work []reconcile.Work, ipvs bool)
 	directMisuse func() (nodePorts, hairpins []string)
 	// The kernel: other owners' routes, the table nat as iptables-save prints
-	// it, the tracked connections, and the addresses of links.
+	// it, the tracked connections, the addresses of links, and tables of nftables.
 	foreign func() ([]route.Foreign, error)
 	nat     func(context.Context, inet.Family) (string, error)
 	flows   func(inet.Family, func(conntrack.Entry)) error
 	addrs   func() ([]link.Addr, error)
-	// kubeProxy are the URLs at which a kube-proxy of this node would answer.
-	kubeProxy []string
-}
-
-// askTimeout is how long a kube-proxy may take to answer.
-const askTimeout = time.Second
-
-// kubeProxyURLs are where kube-proxy listens by default: for metrics on
-// loopback, for health checks everywhere.
-func kubeProxyURLs() []string {
-	return []string{"http://127.0.0.1:10249/proxyMode", "http://127.0.0.1:10256/healthz"}
+	tables  func(context.Context) ([]nft.Table, error)
+	// kubeProxy is where a kube-proxy of this node would run.
+	kubeProxy interface {
+		Running(context.Context) []string
+	}
 }
 
 // facts looks at everything. What cannot be seen is left out.
@@ -115,11 +108,7 @@ func (s *sights) seeStrangers(f *advice.Facts) {
 
 // seeKubeProxy asks whether one runs, and looks for what one left.
 func (s *sights) seeKubeProxy(ctx context.Context, f *advice.Facts) {
-	for _, url := range s.kubeProxy {
-		if answersAsKubeProxy(ctx, url) {
-			f.KubeProxy = append(f.KubeProxy, url+" answers")
-		}
-	}
+	f.KubeProxy = s.kubeProxy.Running(ctx)
 	for _, family := range s.cfg.Families() {
 		text, err := s.nat(ctx, family)
 		s.unseen("the table nat", err)
@@ -129,32 +118,16 @@ func (s *sights) seeKubeProxy(ctx context.Context, f *advice.Facts) {
 	}
 	addrs, err := s.addrs()
 	s.unseen("addresses", err)
-	if slices.ContainsFunc(addrs, func(a link.Addr) bool { return a.Link == "kube-ipvs0" }) {
-		f.KubeProxyRules = append(f.KubeProxyRules, "the link kube-ipvs0 with addresses of Services")
+	if slices.ContainsFunc(addrs, func(a link.Addr) bool { return a.Link == kubeproxy.Link }) {
+		f.KubeProxyRules = append(f.KubeProxyRules, "the link "+kubeproxy.Link+" with addresses of Services")
 	}
-}
-
-// answersAsKubeProxy says whether what kube-proxy tells there is told: its mode,
-// or when it was last updated.
-func answersAsKubeProxy(ctx context.Context, url string) bool {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return false
+	tables, err := s.tables(ctx)
+	s.unseen("tables of nftables", err)
+	for _, t := range kubeproxy.Tables() {
+		if slices.Contains(tables, t) {
+			f.KubeProxyRules = append(f.KubeProxyRules, "the table "+t.String()+" of nftables")
+		}
 	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return false
-	}
-	defer response.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	switch strings.TrimSpace(string(body)) {
-	case "iptables", "ipvs", "nftables":
-		return true
-	}
-	return strings.Contains(string(body), `"lastUpdated"`)
 }
 
 // seeServices finds what keeps Services from working.

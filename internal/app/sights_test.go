@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/reconcile"
 	"github.com/kube-router/kube-router/internal/services"
@@ -33,6 +32,11 @@ var (
 	addrPort = netip.MustParseAddrPort
 )
 
+// signs are those of a kube-proxy that runs.
+type signs []string
+
+func (s signs) Running(context.Context) []string { return s }
+
 // node is a world in which mistakes can be made: kernel, peers and Services.
 type node struct {
 	*sights
@@ -41,6 +45,7 @@ type node struct {
 	rules  *iptables.Fake
 	flows  *conntrack.Fake
 	links  *link.Fake
+	nft    *nft.Fake
 	routes []route.Foreign
 	// What controllers know.
 	learned map[netip.Prefix][]netip.Addr
@@ -55,7 +60,7 @@ func newNode(t *testing.T, flags ...string) *node {
 	t.Helper()
 	a := testAgent(t, append([]string{"--bgp-graceful-restart"}, flags...)...)
 	n := &node{
-		feeds: a.feeds, rules: iptables.NewFake(), flows: conntrack.NewFake(), links: link.NewFake(),
+		feeds: a.feeds, rules: iptables.NewFake(), flows: conntrack.NewFake(), links: link.NewFake(), nft: &nft.Fake{},
 		learned: map[netip.Prefix][]netip.Addr{prefix("10.244.2.0/24"): {addr("10.0.0.2")}},
 		routes:  []route.Foreign{{Dst: prefix("0.0.0.0/0"), Link: "eth0"}, {Dst: prefix("10.244.1.0/24"), Link: "kube-bridge"}, {Dst: prefix("10.0.0.0/24"), Link: "eth0"}},
 	}
@@ -72,7 +77,7 @@ func newNode(t *testing.T, flags ...string) *node {
 			_, err := n.flows.Mark(f, 0, func(e conntrack.Entry) bool { fn(e); return false })
 			return err
 		},
-		addrs:        n.links.Addrs,
+		addrs: n.links.Addrs, tables: n.nft.Tables, kubeProxy: signs{},
 		proxy:        func() ([]reconcile.Work, bool) { return n.work, len(n.work) == 0 },
 		directMisuse: proxy.DirectMisuse,
 	}
@@ -119,13 +124,7 @@ func flow(addrs string) conntrack.Entry {
 
 // The eight mistakes of the table, each made, and what is near it and right.
 func TestMistakes(t *testing.T) {
-	answer := func(body string) func(*testing.T, *node) {
-		return func(t *testing.T, n *node) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }))
-			t.Cleanup(server.Close)
-			n.kubeProxy = []string{server.URL}
-		}
-	}
+	runs := func(_ *testing.T, n *node) { n.kubeProxy = signs{"http://127.0.0.1:10249/proxyMode answers"} }
 	restore := func(rules string) func(*testing.T, *node) {
 		return func(t *testing.T, n *node) {
 			if err := n.rules.Restore(t.Context(), "*nat\n"+rules+"COMMIT\n"); err != nil {
@@ -148,13 +147,16 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"all is right", "", nil, ""},
 
-		{"kube-proxy runs", "", answer("iptables"), "KubeProxyRunning"},
-		{"kube-proxy runs, by its health check", "", answer(`{"lastUpdated": "2026-11-23 02:00:00", "nodeEligible": true}`), "KubeProxyRunning"},
-		{"kube-proxy runs, and is to", "--run-service-proxy=false", answer("iptables"), ""},
-		{"something else is on the port", "", answer("hello"), ""},
+		{"kube-proxy runs", "", runs, "KubeProxyRunning"},
+		{"kube-proxy runs, and is to", "--run-service-proxy=false", runs, ""},
 		{"kube-proxy left rules", "", restore(":KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\n"), "KubeProxyRulesLeft"},
 		{"the kubelet has a chain", "", restore(":KUBE-KUBELET-CANARY - [0:0]\n"), ""},
 		{"kube-proxy left its link", "", func(_ *testing.T, n *node) { n.links.AddLink("kube-ipvs0", 1500, prefix("10.96.0.1/32")) }, "KubeProxyRulesLeft"},
+
+		{"kube-proxy left its tables", "", func(_ *testing.T, n *node) {
+			n.nft.All = []nft.Table{{Family: "inet", Name: "mine"}, {Family: "ip6", Name: "kube-proxy"}}
+		}, "KubeProxyRulesLeft"},
+		{"another table", "", func(_ *testing.T, n *node) { n.nft.All = []nft.Table{{Family: "inet", Name: "kube-proxy"}} }, ""},
 
 		{"full mesh of 51", "", func(_ *testing.T, n *node) {
 			for i := 3; i <= 51; i++ {
@@ -225,11 +227,11 @@ func TestWhatCannotBeSeen(t *testing.T) {
 	n.sights.foreign = func() ([]route.Foreign, error) { return nil, errors.New("no netlink") }
 	n.sights.nat = func(context.Context, inet.Family) (string, error) { return "", errors.New("no iptables") }
 	n.flows.FailWith(errors.New("no conntrack"))
-	n.kubeProxy = []string{"http://127.0.0.1:1/"}
+	n.sights.tables = func(context.Context) ([]nft.Table, error) { return nil, errors.New("no nftables") }
 	if got := n.reasons(t); got != "" {
 		t.Errorf("got %q", got)
 	}
-	for _, what := range []string{"no netlink", "no iptables", "no conntrack"} {
+	for _, what := range []string{"no netlink", "no iptables", "no nftables", "no conntrack"} {
 		if !strings.Contains(n.log.String(), "level=DEBUG") || !strings.Contains(n.log.String(), what) {
 			t.Errorf("the log has no %q:\n%s", what, n.log.String())
 		}

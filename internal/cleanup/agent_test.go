@@ -12,6 +12,7 @@ import (
 
 	"github.com/kube-router/kube-router/internal/bgp"
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/former"
 	"github.com/kube-router/kube-router/internal/healthcheck"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
@@ -23,6 +24,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/kubeproxy"
 	"github.com/kube-router/kube-router/internal/overlay"
 	"github.com/kube-router/kube-router/internal/peering"
 	"github.com/kube-router/kube-router/internal/policy"
@@ -94,6 +96,7 @@ func (n *testNode) agent() *agent {
 	must(err)
 	a.routes, err = route.Open()
 	must(err)
+	a.routes.Ceding = []string{former.Link, kubeproxy.Link}
 	a.links, err = link.Open()
 	must(err)
 	a.flows, err = conntrack.Open()

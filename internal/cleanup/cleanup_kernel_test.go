@@ -3,7 +3,11 @@
 package cleanup
 
 import (
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/overlay"
@@ -41,4 +45,142 @@ func TestKernelWithBothVariants(t *testing.T) {
 	n.run(features{routes: true, policy: true})
 	n.clean()
 	n.isAsBefore()
+}
+
+// A connection that kube-proxy has translated goes on when its rules go, as does
+// everything of the agent's.
+func TestMigrateIPTables(t *testing.T) {
+	for _, variant := range thisKernel.variants {
+		t.Run(string(variant), func(t *testing.T) {
+			m := newMigrating(t, thisKernel, variant)
+			m.restore(m.program(variant)+"-restore", proxyRules)
+			conn := m.dial("10.96.0.10:80")
+			m.run(features{routes: true, policy: true})
+			m.echo("beside kube-router", conn)
+			with := m.state()
+			if said := m.migrate(false); !strings.Contains(said, "would remove iptables") || !strings.HasSuffix(said, "run it again with --apply to remove this\n") || m.state() != with {
+				t.Errorf("a dry run has changed something, or says\n%s", said)
+			}
+			t.Log(m.migrate(true))
+			m.echo("after the migration", conn)
+			m.lacks("KUBE-SERVICES ", "KUBE-SVC-", "KUBE-SEP-", "KUBE-POSTROUTING", "KUBE-PROXY-", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD")
+			m.has("KUBE-KUBELET-CANARY", "-A KUBE-MARK-DROP -j MARK", ":KUBE-FIREWALL", ":KUBE-SERVICES-MINE", "KUBE-ROUTER-PODS", "KUBE-ROUTER-FORWARD")
+			if again := m.migrate(true); again != "kube-proxy does not run here and has left nothing\n" {
+				t.Errorf("again:\n%s", again)
+			}
+			m.echo("at the end", conn)
+		})
+	}
+}
+
+const proxyTables = `
+table ip kube-proxy {
+	chain services {
+		ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.1.2:8080
+	}
+	chain nat-prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		jump services
+	}
+}
+table ip6 kube-proxy {
+	chain filter-input {
+		type filter hook input priority -110; policy accept;
+	}
+}
+table inet mine {
+	chain c {
+	}
+}
+`
+
+// The same of the mode nftables.
+func TestMigrateNFTables(t *testing.T) {
+	m := newMigrating(t, thisKernel, iptables.NFT)
+	m.sh("nft -f - <<'END'\n" + proxyTables + "END")
+	conn := m.dial("10.96.0.10:80")
+	m.run(features{routes: true})
+	before := m.state()
+	if said := m.migrate(true); said != "removed nftables table ip kube-proxy\nremoved nftables table ip6 kube-proxy\n" {
+		t.Errorf("it says\n%s", said)
+	}
+	m.echo("after the migration", conn)
+	if tables := m.sh("nft list tables"); strings.Contains(tables, "kube-proxy") || !strings.Contains(tables, "table inet mine") {
+		t.Errorf("tables:\n%s", tables)
+	}
+	if after := m.state(); after != before {
+		t.Errorf("something else has changed:\n%s", cmp.Diff(before, after))
+	}
+}
+
+// What kube-proxy leaves in the mode ipvs, less its virtual
+// servers and its link.
+func TestMigrateSets(t *testing.T) {
+	n := newNode(t, thisKernel, iptables.NFT)
+	n.sh(proxySets)
+	var out strings.Builder
+	if err := Migrate(t.Context(), n.options(), true, true, &out); err != nil {
+		t.Error(err)
+	}
+	want := "removed IP set KUBE-6-CLUSTER-IP\nremoved IP set KUBE-CLUSTER-IP\nremoved IP set KUBE-LOOP-BACK\nremoved IP set KUBE-NODE-PORT-TCP\n"
+	if out.String() != want {
+		t.Errorf("it says\n%s", out.String())
+	}
+	n.isAsBefore()
+}
+
+// While kube-proxy runs, a clean-up leaves it everything.
+func TestCleanUpBesideKubeProxy(t *testing.T) {
+	n := newNode(t, thisKernel, iptables.NFT)
+	n.restore("iptables-nft-restore", proxyRules)
+	n.before = n.settledState()
+	n.run(features{routes: true})
+	o := n.options()
+	o.KubeProxy = kubeProxy{signs: []string{"process 7"}}
+	var out strings.Builder
+	if err := Run(t.Context(), o, &out); err != nil || !strings.Contains(out.String(), "kept what is kube-proxy's: it runs on this node (process 7)\n") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	n.isAsBefore()
+}
+
+// Beside the agent, only what kube-proxy left goes.
+func TestCleanUpBesideAgent(t *testing.T) {
+	n := newNode(t, thisKernel, iptables.NFT)
+	n.run(features{routes: true})
+	n.before = n.settledState()
+	n.restore("iptables-nft-restore", proxyRules)
+	held, err := claim(presence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	var out strings.Builder
+	if err := Run(t.Context(), n.options(), &out); err != nil {
+		t.Error(err)
+	}
+	if said := out.String(); !strings.HasPrefix(said, "removed iptables (nf_tables, IPv4, nat) chains KUBE-MARK-MASQ, ") ||
+		!strings.HasSuffix(said, "then run this again on the node\n") || !strings.Contains(said, "\nkept what is kube-router's: it runs on this node") {
+		t.Errorf("it says\n%s", said)
+	}
+	n.lacks("KUBE-SVC-", "KUBE-PROXY-")
+	n.isNearlyAsBefore("KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-MARK-DROP")
+}
+
+// What an earlier release left is taken over or goes, and its connections go on.
+func TestFormerRelease(t *testing.T) {
+	for _, variant := range thisKernel.variants {
+		t.Run(string(variant), func(t *testing.T) {
+			m := newMigrating(t, thisKernel, variant)
+			m.sh(formerState)
+			m.restore(m.program(variant)+"-restore", formerChains)
+			m.run(features{routes: true, policy: true})
+			t.Log(m.sweep(features{routes: true, services: true, policy: true}))
+			m.lacks(slices.DeleteFunc(slices.Clone(formerNames), func(name string) bool { return name == formerJump })...)
+			m.has("KUBE-ROUTER-PODS", "kube-router-pod-subnets")
+			if again := m.sweep(features{routes: true, services: true, policy: true}); again != "" {
+				t.Errorf("again:\n%s", again)
+			}
+		})
+	}
 }

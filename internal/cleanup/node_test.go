@@ -110,8 +110,8 @@ ipset create foreign hash:ip
 ipset add foreign 10.1.1.1
 ipset create kube-router-foreign hash:net family inet6
 ipset add kube-router-foreign fd00:9::/48
-ipset create KUBE-CLUSTER-IP hash:ip,port
-ipset add KUBE-CLUSTER-IP 10.96.0.1,tcp:443
+ipset create KUBE-CLUSTER-IP-MINE hash:ip,port
+ipset add KUBE-CLUSTER-IP-MINE 10.96.0.1,tcp:443
 `
 
 const othersRules = `*filter
@@ -133,8 +133,10 @@ COMMIT
 :INPUT ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
-:KUBE-SERVICES - [0:0]
--A PREROUTING -j KUBE-SERVICES
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-DROP - [0:0]
+:KUBE-SERVICES-MINE - [0:0]
+-A PREROUTING -j KUBE-SERVICES-MINE
 -A POSTROUTING -o docker0 -j MASQUERADE
 COMMIT
 *mangle
@@ -214,7 +216,8 @@ func (n *testNode) record() *record.File {
 }
 
 func (n *testNode) options() Options {
-	return Options{CNIFile: n.cniFile(), Record: n.record(), Excluded: []netip.Prefix{netip.MustParsePrefix("10.96.9.0/24")}}
+	return Options{CNIFile: n.cniFile(), Record: n.record(), Excluded: []netip.Prefix{netip.MustParsePrefix("10.96.9.0/24")},
+		NodePorts: PortRange{30000, 32767}, KubeProxy: kubeProxy{}}
 }
 
 // clean runs a clean-up and returns what it says.

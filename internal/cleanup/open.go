@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/kube-router/kube-router/internal/inet"
@@ -9,6 +10,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 )
 
 // openSets opens the IP sets, unless the kernel would have to load them first.
@@ -22,6 +24,20 @@ func (n *Node) openSets(r *report) {
 		return
 	}
 	n.Sets = sets
+}
+
+// openTables opens nftables, where the kernel has it.
+func (n *Node) openTables(r *report) {
+	tables, err := nft.Open()
+	if errors.Is(err, nft.ErrNoProgram) {
+		r.note("not looked for: tables of nftables, in which kube-proxy may have left its rules: " + err.Error())
+		return
+	}
+	if err != nil {
+		r.failed("tables of nftables", err)
+		return
+	}
+	n.Tables = tables
 }
 
 func (n *Node) openServers(r *report) {

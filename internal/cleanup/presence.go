@@ -16,6 +16,9 @@ import (
 // what it is about does, whatever files of the host a container sees.
 const presence = "@kube-router/presence"
 
+// migration is the socket that a clean-up holds, also one beside an agent.
+const migration = "@kube-router/migration"
+
 const (
 	// claimRetry is how often an agent tries to hold the socket: its predecessor
 	// may still have it.
@@ -27,10 +30,21 @@ const (
 // ErrRunning means that an agent runs on this node: it would make again what
 // is removed.
 var ErrRunning = errors.New("kube-router runs on this node and would make everything again: " +
-	"delete its DaemonSet (kubectl -n kube-system delete daemonset kube-router), or keep it off this node, and run this again " +
-	"(what kube-proxy left is removed by kube-proxy --cleanup)")
+	"delete its DaemonSet (kubectl -n kube-system delete daemonset kube-router), or keep it off this node, and run this again")
+
+// errBusy means that two want to remove things at a time.
+var errBusy = errors.New("another kube-router --cleanup-config or migrate runs on this node: wait for it to end")
 
 func claim(name string) (io.Closer, error) { return net.ListenPacket("unixgram", name) }
+
+// claimMigration keeps other clean-ups from running meanwhile.
+func claimMigration() (io.Closer, error) {
+	held, err := claim(migration)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, errBusy
+	}
+	return held, err
+}
 
 // Announce tells clean-ups until ctx ends that an agent runs on this node.
 func Announce(ctx context.Context) { announce(ctx, presence) }

@@ -9,11 +9,18 @@ import (
 // report writes what becomes of each thing, a line each.
 type report struct {
 	out                      io.Writer
+	dry                      bool // nothing is done, only told of
 	changed, stays, unsolved int
 }
 
 // removed tells of things that are gone.
-func (r *report) removed(kind string, things ...string) { r.tell("removed "+kind, things) }
+func (r *report) removed(kind string, things ...string) {
+	if r.dry {
+		r.tell("would remove "+kind, things)
+		return
+	}
+	r.tell("removed "+kind, things)
+}
 
 // restored tells of things that are as they were before.
 func (r *report) restored(kind string, things ...string) { r.tell("restored "+kind, things) }
@@ -30,6 +37,9 @@ func (r *report) kept(what, why string) {
 	r.stays++
 	fmt.Fprintf(r.out, "kept %s: %s\n", what, why)
 }
+
+// note tells of what is neither changed nor anything of ours that stays.
+func (r *report) note(line string) { fmt.Fprintln(r.out, line) }
 
 // failed tells of what could not be removed. Joined errors are a line each.
 func (r *report) failed(what string, err error) {

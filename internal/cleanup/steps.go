@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/kube-router/kube-router/internal/cni"
+	"github.com/kube-router/kube-router/internal/former"
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
@@ -117,12 +119,30 @@ func (n *Node) removeRules(ctx context.Context, r *report) {
 	}
 }
 
+// removeFormer removes what earlier releases made and this one does not.
+func (n *Node) removeFormer(ctx context.Context, r *report) {
+	for _, rules := range n.Rules {
+		sweep := former.Node{
+			Routes: true, Services: true, Sets: n.Sets, Servers: n.Servers, Now: true,
+			Rules: map[inet.Family]iptables.Interface{rules.Family: rules.Tables},
+		}
+		if policies, ok := n.Routes.(former.PolicyRouting); ok {
+			sweep.Policies = policies
+		}
+		removed, err := sweep.Sweep(ctx)
+		for _, thing := range removed {
+			r.removed(thing.Kind, thing.Name)
+		}
+		r.failed("what an earlier release left", err)
+	}
+}
+
 // removeSets comes after the rules that match them.
 func (n *Node) removeSets(_ context.Context, r *report) {
 	if n.Sets == nil {
 		return
 	}
-	names := slices.Concat(routes.OwnedSets(), policy.OwnedSets(), formerSets())
+	names := slices.Concat(routes.OwnedSets(), policy.OwnedSets(), former.Sets())
 	if n.serversLeft {
 		r.kept("IP sets of Services", "they tell which virtual servers are kube-router's; they go once those have gone")
 	} else {
@@ -157,7 +177,7 @@ func (n *Node) removeLinks(_ context.Context, r *report) {
 		r.removed("tunnel", deleted...)
 		r.failed("tunnels", err)
 	}
-	n.removeLink(r, formerLink, "dummy")
+	n.removeLink(r, former.Link, "dummy")
 	n.removeLink(r, routes.Bridge, "bridge")
 }
 

@@ -1,5 +1,6 @@
-// Package cli is the commands with which people look at the running agent:
-// kube-router status and kube-router show.
+// Package cli is the commands beside the agent itself: kube-router status and
+// kube-router show, with which people look at the running agent, and kube-router
+// migrate.
 package cli
 
 import (
@@ -33,7 +34,7 @@ const (
 )
 
 // commands are the names of the commands.
-var commands = [...]string{"status", "show"}
+var commands = [...]string{"status", "show", "migrate"}
 
 // Is says whether a command line is one of these commands.
 func Is(args []string) bool { return len(args) > 0 && slices.Contains(commands[:], args[0]) }
@@ -50,6 +51,9 @@ type command struct {
 
 // Run runs a command line that Is holds for, and returns the exit status.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if args[0] == "migrate" {
+		return runMigrate(ctx, args[1:], stdout, stderr)
+	}
 	c := command{out: stdout, paint: newPainter(stdout), now: time.Now()}
 	err := c.parse(args[1:])
 	if err == nil && c.help {
@@ -68,7 +72,12 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return status
 	}
-	fmt.Fprintf(stderr, "kube-router %s: %v\n", args[0], err)
+	return fail(stderr, args[0], err)
+}
+
+// fail says what went wrong and returns the exit status.
+func fail(stderr io.Writer, name string, err error) int {
+	fmt.Fprintf(stderr, "kube-router %s: %v\n", name, err)
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}
@@ -99,8 +108,8 @@ func (c *command) parse(args []string) error {
 // Usage is the part of the help text about the commands.
 func Usage() string {
 	return `COMMANDS
-    These ask the agent that runs on this node, as root, and change nothing.
-    In a cluster: kubectl -n kube-system exec <pod> -- kube-router status
+    These are run as root on the node where the agent runs; in a cluster:
+    kubectl -n kube-system exec <pod> -- kube-router status
 
     kube-router status [-o json]
         What the agent does, on one screen: its controllers, what is pending and
@@ -113,7 +122,8 @@ func Usage() string {
         JSON, or lines as long as it takes.
     --socket=file  (default ` + admin.DefaultSocket + `)
         The agent's --socket.
-`
+
+` + migrateUsage
 }
 
 // showers are what there is to show.

@@ -16,7 +16,7 @@ func Usage(commands string) string {
 	f := define(new(Config))
 	var b strings.Builder
 	b.WriteString("NAME\n    kube-router - the network of a Kubernetes node\n\n")
-	b.WriteString("SYNOPSIS\n    kube-router [flags]\n    kube-router status|show ...\n\n")
+	b.WriteString("SYNOPSIS\n    kube-router [flags]\n    kube-router status|show|migrate ...\n\n")
 	b.WriteString("DESCRIPTION\n")
 	b.WriteString(wrap("Gives the pods of this node their network: routes to other nodes by BGP, Services by IPVS, NetworkPolicies by iptables and ipset. It runs until SIGTERM or SIGINT; what it programmed stays in the kernel. It needs root.", 4))
 	b.WriteString("\n" + commands)
@@ -27,7 +27,7 @@ func Usage(commands string) string {
 		}
 	}
 	b.WriteString("\nEXIT STATUS\n")
-	b.WriteString(wrap("0 after a signal, and after --cleanup-config when nothing is left; 1 when it could not run, or something could not be removed; 2 for a command line that cannot be run. Of the commands: 0 when all is well, 1 when kube-router status sees something wrong or no agent answers, 2 for a command line that cannot be run.", 4))
+	b.WriteString(wrap("0 after a signal, and after --cleanup-config when nothing is left; 1 when it could not run, or something could not be removed; 2 for a command line that cannot be run. Of the commands: 0 when all is well, 1 when kube-router status sees something wrong, no agent answers, or kube-router migrate must not or cannot remove something, 2 for a command line that cannot be run.", 4))
 	return b.String()
 }
 

@@ -253,13 +253,16 @@ func TestMetricThatFails(t *testing.T) {
 	m.AddRuleCount(func() int { return 7 })
 	m.AddRepairs("services", func() uint64 { return 3 })
 	m.AddServiceProxy(func() (bool, int) { return true, 12 })
-	w := httptest.NewRecorder()
-	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	var w *httptest.ResponseRecorder
+	for range 3 {
+		w = httptest.NewRecorder()
+		m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	}
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "firewall_iptables_rules_total 7") || strings.Contains(w.Body.String(), "ipvs_connections_total ") {
 		t.Errorf("status %d:\n%s", w.Code, w.Body)
 	}
 	if log.count("no such module: ip_vs") != 1 {
-		t.Error("the failure is not logged")
+		t.Error("the failure is not logged once")
 	}
 }
 

@@ -6,11 +6,14 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // namespace begins every name of a metric.
@@ -87,13 +90,21 @@ func (m *Metrics) AddBGPSessions(sessions func() map[string]bool) {
 }
 
 // AddIPVSConnections counts the connections that IPVS has scheduled.
-// connections is called at each scrape.
+// connections is called at each scrape. Where it fails the metric is left out,
+// and the log says so once for each reason.
 func (m *Metrics) AddIPVSConnections(connections func() (uint64, error)) {
+	var mu sync.Mutex
+	complaints := reconcile.Complaints{}
 	total := prometheus.NewDesc(namespace+"_service_proxy_ipvs_connections_total", "Connections that IPVS has scheduled to endpoints, over all virtual servers.", nil, nil)
 	m.registry.MustRegister(atScrape{total, func(ch chan<- prometheus.Metric) {
 		n, err := connections()
+		mu.Lock()
+		began, _ := complaints.Change("connections", err)
+		mu.Unlock()
+		if began {
+			m.log.Warn("metrics: IPVS does not tell its connections", "err", err)
+		}
 		if err != nil {
-			ch <- prometheus.NewInvalidMetric(total, fmt.Errorf("IPVS connections: %w", err))
 			return
 		}
 		ch <- prometheus.MustNewConstMetric(total, prometheus.CounterValue, float64(n))

@@ -171,7 +171,6 @@ func (c *Controller) openIPVS() error {
 	if c.servers == nil {
 		driver, err := c.drivers.OpenIPVS()
 		if err != nil {
-			c.tellNode(err)
 			return err
 		}
 		if err := driver.SetTimeouts(ipvs.Timeouts{
@@ -193,13 +192,6 @@ func (c *Controller) openIPVS() error {
 		c.former[k.Dst.Addr()] = true
 	}
 	return c.routes.Load()
-}
-
-// tellNode says on the Node that Services do not work there.
-func (c *Controller) tellNode(err error) {
-	if node, _ := c.state.self(); node != nil && errors.Is(err, ipvs.ErrUnavailable) {
-		c.events.Warn("Node", &node.Meta, "IPVSUnavailable", "Services do not work on this node: "+err.Error())
-	}
 }
 
 // owns says which virtual servers may be removed without having been wanted in

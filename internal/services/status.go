@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -72,7 +71,7 @@ func (c *Controller) resync(ctx context.Context) error {
 	if !c.done[stepSweep] {
 		return nil // the first fill does not wait for a resync
 	}
-	servers, serversErr := c.resyncServers()
+	servers, serversErr := c.servers.Resync()
 	c.repaired("virtual servers", servers)
 	routesErr := c.repairRoutes()
 	sets, setsErr := c.sets.Resync()
@@ -92,16 +91,6 @@ func (c *Controller) resync(ctx context.Context) error {
 		c.mu.Unlock()
 	}
 	return err
-}
-
-// resyncServers repairs the virtual servers, and says on the Node where IPVS is
-// gone.
-func (c *Controller) resyncServers() (int, error) {
-	repaired, err := c.servers.Resync()
-	if errors.Is(err, ipvs.ErrUnavailable) {
-		c.tellNode(err)
-	}
-	return repaired, err
 }
 
 // repaired counts what a resync found other than it should be.

@@ -28,6 +28,9 @@ type Section struct {
 	// name is the owner's, whoever made it; no other chain is ever changed.
 	Prefixes []string
 	Tables   map[Table]Content
+
+	// claims says which other chains are the owner's, for removals; nil is none.
+	claims func(chain string) bool
 }
 
 // Content is what a Section wants in one table.

@@ -56,7 +56,23 @@ const removeTries = 3
 // A chain that a rule of somebody else's chain leads to is emptied and stays,
 // which is an error that names that chain. On other errors nothing has changed.
 func Remove(ctx context.Context, driver Interface, table Table, prefixes []string) (removed []string, err error) {
-	s := Section{Owner: "removal", Prefixes: prefixes}
+	return Removal{Owns: Section{Prefixes: prefixes}.owns}.Run(ctx, driver, table)
+}
+
+// Removal is what is to go from a table.
+type Removal struct {
+	// Owns says which chains go, with the rules of built-in chains that lead to
+	// them.
+	Owns func(chain string) bool
+	// Rule says which other rules of built-in chains go; nil is none of them.
+	Rule func(chain, rule string) bool
+	// Dry changes nothing.
+	Dry bool
+}
+
+// Run is Remove, of these chains and rules. With Dry it returns what would go.
+func (m Removal) Run(ctx context.Context, driver Interface, table Table) (removed []string, err error) {
+	s := Section{Owner: "removal", claims: m.Owns}
 	for range removeTries {
 		r := NewRuleset(driver, inet.IPv4, slog.New(slog.DiscardHandler)) // the family is for its log alone
 		r.sections[s.Owner] = s
@@ -64,9 +80,10 @@ func Remove(ctx context.Context, driver Interface, table Table, prefixes []strin
 			return nil, err
 		}
 		p := r.plan(table, []string{s.Owner})
+		m.addRules(p, r.tables[table])
 		referred := r.referredTo(table, s)
-		if p.changes == 0 {
-			return nil, referred
+		if p.changes == 0 || m.Dry {
+			return p.removed(), referred
 		}
 		var input strings.Builder
 		p.write(&input)
@@ -75,6 +92,35 @@ func Remove(ctx context.Context, driver Interface, table Table, prefixes []strin
 		}
 	}
 	return nil, err
+}
+
+// addRules plans the rules of built-in chains that lead to no chain that goes.
+func (m Removal) addRules(p *plan, have map[string][]string) {
+	if m.Rule == nil {
+		return
+	}
+	for _, chain := range builtin[p.table] {
+		for _, rule := range have[chain] {
+			if to := target(rule); m.Rule(chain, rule) && !m.Owns(to) {
+				p.jumps = append(p.jumps, fmt.Sprintf("-D %s %s", chain, rule))
+				p.changes++
+			}
+		}
+	}
+}
+
+// Referrers are the chains that owns claims and that rules of other chains lead
+// to, but for those of built-in chains: each with such a chain.
+func Referrers(ctx context.Context, driver Interface, table Table, owns func(chain string) bool) (map[string]string, error) {
+	r := NewRuleset(driver, inet.IPv4, slog.New(slog.DiscardHandler))
+	if err := r.load(ctx, table); err != nil {
+		return nil, err
+	}
+	owned := map[string]bool{}
+	for name := range r.tables[table] {
+		owned[name] = owns(name)
+	}
+	return r.foreignReferences(table, Section{claims: owns}, owned), nil
 }
 
 // referredTo says which chains of the owner cannot go.

@@ -181,6 +181,9 @@ func (r *Ruleset) ownerOf(chain string) string {
 }
 
 func (s Section) owns(chain string) bool {
+	if s.claims != nil && s.claims(chain) {
+		return true
+	}
 	return slices.ContainsFunc(s.Prefixes, func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 

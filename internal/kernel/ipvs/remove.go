@@ -20,13 +20,28 @@ func Loaded() bool {
 // Remove deletes the virtual servers that owns claims, with their real servers,
 // and returns them.
 func Remove(driver Interface, owns func(ID) bool) (removed []ID, err error) {
+	return Removal{Owns: owns}.Run(driver)
+}
+
+// Removal is which virtual servers are to go. With Dry nothing changes.
+type Removal struct {
+	Owns func(ID) bool
+	Dry  bool
+}
+
+// Run is Remove; with Dry it returns what would go.
+func (m Removal) Run(driver Interface) (removed []ID, err error) {
 	found, err := driver.List()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the virtual servers: %w", err)
 	}
 	var changes []Change
 	for _, id := range slices.SortedFunc(maps.Keys(found), compareIDs) {
-		if owns(id) {
+		switch {
+		case !m.Owns(id):
+		case m.Dry:
+			removed = append(removed, id)
+		default:
 			changes = append(changes, Change{Op: DeleteServer, ID: id})
 		}
 	}

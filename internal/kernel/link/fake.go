@@ -54,6 +54,13 @@ func (f *Fake) AddLink(name string, mtu int, addrs ...netip.Prefix) {
 	f.add(name, "device", mtu, true, addrs...)
 }
 
+// AddDummy adds a dummy link that is up.
+func (f *Fake) AddDummy(name string, addrs ...netip.Prefix) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.add(name, "dummy", 1500, true, addrs...)
+}
+
 func (f *Fake) add(name, kind string, mtu int, up bool, addrs ...netip.Prefix) *fakeLink {
 	f.index++
 	l := &fakeLink{Link: Link{Name: name, Index: f.index, MTU: mtu}, kind: kind, up: up, addrs: addrs}

@@ -54,6 +54,8 @@ type Interface interface {
 	// it came in, and says how many it changed. A port is asked for once: who
 	// takes it out of that mode again means it.
 	EnsureHairpin(networks []netip.Prefix) (changed int, err error)
+	// Exists says whether there is a link of that kind ("bridge", "dummy").
+	Exists(name, kind string) (bool, error)
 	// Delete removes a link if it is of that kind ("bridge", "dummy"), and says
 	// whether it was there. A bridge with ports stays: ErrInUse.
 	Delete(name, kind string) (deleted bool, err error)

@@ -19,6 +19,15 @@ const (
 	hairpinEntry = "link hairpin "
 )
 
+// Exists implements Interface.
+func (k *Kernel) Exists(name, kind string) (bool, error) {
+	link, err := k.byName(name)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && link.Type() == kind, err
+}
+
 // Delete implements Interface.
 func (k *Kernel) Delete(name, kind string) (deleted bool, err error) {
 	link, err := k.byName(name)
@@ -120,6 +129,14 @@ func restore(r *record.File, down, hairpinOff func(string) (bool, error)) (done 
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// Exists implements Interface.
+func (f *Fake) Exists(name, kind string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.byName(name)
+	return l != nil && l.kind == kind, nil
 }
 
 // Delete implements Interface.

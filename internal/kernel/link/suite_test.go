@@ -318,6 +318,12 @@ func testDelete(t *testing.T, s system) {
 	}
 	s.addPort("", "v0")
 	for _, want := range []bool{true, false} {
+		if exists, err := s.Exists(bridge, "bridge"); exists != want || err != nil {
+			t.Errorf("exists %t, %v, want %t", exists, err, want)
+		}
+		if exists, err := s.Exists(bridge, "dummy"); exists || err != nil {
+			t.Errorf("exists as another kind: %t, %v", exists, err)
+		}
 		if deleted, err := s.Delete(bridge, "bridge"); deleted != want || err != nil {
 			t.Errorf("deleted %t, %v, want %t", deleted, err, want)
 		}

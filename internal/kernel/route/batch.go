@@ -3,6 +3,7 @@ package route
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -17,6 +18,7 @@ import (
 type batch struct {
 	kernel   *Kernel
 	links    map[string]int // by name, as far as they were asked for
+	ceded    map[netip.Prefix]bool
 	messages []netlink.Message
 	of       []int // which change each message is
 }
@@ -35,6 +37,8 @@ func (b *batch) add(i int, c Change) error {
 	flags := netlink.Create | netlink.Excl
 	if _, ours := b.kernel.ours[c.Key]; ours {
 		flags = netlink.Create | netlink.Replace
+	} else if c.Route.Type == LocalType && c.Key.Table == Local && b.ceded[c.Key.Dst] {
+		flags = netlink.Create // before theirs, "ip route prepend"
 	}
 	return b.append(i, unix.RTM_NEWROUTE, flags, *c.Route, byte(scope(*c.Route)))
 }

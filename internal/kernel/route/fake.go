@@ -18,6 +18,9 @@ import (
 // A Fake without links takes every next hop. From the first AddLink on it
 // knows what is connected, and refuses a next hop that is not.
 type Fake struct {
+	// Ceding is as in Kernel.
+	Ceding []string
+
 	mu       sync.Mutex
 	links    map[string][]netip.Prefix
 	routes   map[Key]Route
@@ -177,7 +180,7 @@ func (f *Fake) replace(r Route) error {
 	if err := check(r); err != nil {
 		return err
 	}
-	if theirs, ok := f.foreign[r.Key]; ok {
+	if theirs, ok := f.foreign[r.Key]; ok && !f.cedes(r, theirs) {
 		return foreignError(theirs)
 	}
 	hops, err := f.resolve(r)
@@ -188,6 +191,12 @@ func (f *Fake) replace(r Route) error {
 	f.routes[r.Key] = r
 	f.changes++
 	return nil
+}
+
+func (f *Fake) cedes(r Route, theirs string) bool {
+	return r.Type == LocalType && slices.ContainsFunc(f.Ceding, func(link string) bool {
+		return strings.HasPrefix(theirs, "local ") && strings.Contains(theirs, " dev "+link+" ")
+	})
 }
 
 func foreignError(theirs string) error {

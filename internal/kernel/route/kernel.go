@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -16,6 +17,11 @@ import (
 // Kernel is the routes of the network namespace in which it was opened. It is
 // safe for concurrent use.
 type Kernel struct {
+	// Ceding are dummy links of predecessors, whose addresses' routes in the
+	// table Local ours may stand before: both deliver here, and ours stays when
+	// the link goes. It is set before first use.
+	Ceding []string
+
 	handle *netlink.Handle
 	rules  *netlink.Handle // not strict: the library's request for rules has another header
 	socket *nlsock.Socket  // for batches; nil after an answer got lost
@@ -165,7 +171,7 @@ func (k *Kernel) Apply(changes []Change) []error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	errs := make([]error, len(changes))
-	b := batch{kernel: k, links: map[string]int{}}
+	b := batch{kernel: k, links: map[string]int{}, ceded: k.ceded(changes)}
 	for i, c := range changes {
 		errs[i] = b.add(i, c)
 	}
@@ -183,6 +189,37 @@ func (k *Kernel) Apply(changes []Change) []error {
 		}
 	}
 	return errs
+}
+
+// ceded are the addresses of the links in Ceding, if one of the changes may need
+// to know them. IPv6's routes have other priorities than ours and are not in
+// the way.
+func (k *Kernel) ceded(changes []Change) map[netip.Prefix]bool {
+	links := map[int]bool{}
+	if slices.ContainsFunc(changes, func(c Change) bool {
+		_, ours := k.ours[c.Key]
+		return !ours && c.Route != nil && c.Route.Type == LocalType && c.Key.Dst.Addr().Is4()
+	}) {
+		for _, name := range k.Ceding {
+			if link, err := k.handle.LinkByName(name); err == nil && link.Type() == "dummy" {
+				links[link.Attrs().Index] = true
+			}
+		}
+	}
+	if len(links) == 0 {
+		return nil
+	}
+	list, err := k.dump(Local, 0)
+	if err != nil {
+		return nil // then they are in the way, and the caller tries again
+	}
+	found := map[netip.Prefix]bool{}
+	for i := range list {
+		if links[list[i].LinkIndex] && list[i].Type == int(LocalType) && list[i].Protocol != Protocol {
+			found[prefixOf(&list[i])] = true
+		}
+	}
+	return found
 }
 
 // settle takes note of the kernel's answer to a change.

@@ -79,7 +79,7 @@ type Interface interface {
 	// error a change, nil where it took effect. A failed change does not stop
 	// those after it. A route is added, or the one with its Key changed in one
 	// step; that fails with ErrForeign rather than overwrite another owner's
-	// route. To remove what is gone is no error.
+	// route. A local route is added before that of a link which cedes. To remove what is gone is no error.
 	Apply([]Change) []error
 	// Rules returns our rules, of both families.
 	Rules() ([]Rule, error)

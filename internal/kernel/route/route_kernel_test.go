@@ -4,7 +4,6 @@ package route
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -47,29 +46,6 @@ func addLink(t *testing.T, name string, addrs ...string) {
 		}
 		nstest.Run(t, "ip", args...)
 	}
-}
-
-// ipRoute is our routes in a table as ip route shows them, a line each, sorted,
-// without what it says of every route of its kind.
-func ipRoute(t *testing.T, table int) string {
-	t.Helper()
-	always := strings.NewReplacer("\\", "", " scope host", "", " scope link", "", " weight 1", "",
-		" metric 1024", "", " pref medium", "", " dev lo metric", " metric")
-	var lines []string
-	for _, family := range []string{"-4", "-6"} {
-		out := nstest.Run(t, "sh", "-c", fmt.Sprintf("ip %s -o route show table %d 2>/dev/null || true", family, table))
-		for line := range strings.Lines(out) {
-			if !strings.Contains(line, "proto 17") {
-				continue
-			}
-			if strings.HasPrefix(line, "unreachable") {
-				line = strings.Replace(line, " dev lo", "", 1)
-			}
-			lines = append(lines, strings.Join(strings.Fields(always.Replace(line)), " ")+"\n")
-		}
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "")
 }
 
 // The kernel drops IPv4 routes with their link without a notification of the

@@ -34,6 +34,15 @@ func TestFake(t *testing.T) {
 	})
 }
 
+func TestFakeCeding(t *testing.T) {
+	f := NewFake()
+	f.Ceding = []string{"former0"}
+	testCeding(t, system{
+		Interface: f, text: f.Text, delLink: f.DelLink,
+		addDummy: func(name, addr string) { f.AddLink(name, netip.MustParsePrefix(addr)) },
+	})
+}
+
 func TestFakeWithoutLinksTakesEveryNextHop(t *testing.T) {
 	f := NewFake()
 	if err := f.Replace(via("10.244.2.0/24", "192.168.66.12")); err != nil {

@@ -20,6 +20,8 @@ type system struct {
 	delLink func(name string)
 	foreign func(key Key, via string) // "ip route replace KEY via VIA proto static"
 	spawn   func(func())
+	// addDummy adds a dummy link, which cedes if it is called former0.
+	addDummy func(name, addr string)
 }
 
 func key(dst string) Key { return Key{Table: Main, Dst: netip.MustParsePrefix(dst)} }
@@ -321,6 +323,40 @@ func testForeign(t *testing.T, s system) {
 	if err := s.Replace(via("fd00:244:9::/64", "fd00:66::12")); !errors.Is(err, ErrForeign) {
 		t.Error("the foreign route was deleted")
 	}
+}
+
+func testCeding(t *testing.T, s system) {
+	s.addDummy("former0", "10.96.0.10/32")
+	s.addDummy("mine0", "10.96.0.11/32")
+	ours := local("10.96.0.10/32", "lo").from("192.168.66.11")
+	s.replace(t, ours)
+	s.want(t, Local, "local 10.96.0.10 dev lo proto 17 src 192.168.66.11\n")
+	other := local("10.96.0.10/32", "lo").from("192.168.67.11")
+	s.replace(t, other, ours, ours) // changed, and changed back, beside theirs
+	s.want(t, Local, "local 10.96.0.10 dev lo proto 17 src 192.168.66.11\n")
+	if err := s.Replace(local("10.96.0.11/32", "lo")); !errors.Is(err, ErrForeign) {
+		t.Errorf("another link's route: %v", err)
+	}
+	s.delLink("former0")
+	s.want(t, Local, "local 10.96.0.10 dev lo proto 17 src 192.168.66.11\n")
+	if err := s.Delete(ours.Key); err != nil {
+		t.Error(err)
+	}
+	s.want(t, Local, "")
+	// Taking ours away leaves theirs.
+	s.addDummy("former0", "10.96.0.10/32")
+	s.replace(t, ours)
+	if err := s.Delete(ours.Key); err != nil {
+		t.Error(err)
+	}
+	if err := s.Replace(unreachableLocal("10.96.0.10/32")); !errors.Is(err, ErrForeign) {
+		t.Errorf("theirs has gone, too: %v", err)
+	}
+}
+
+// unreachableLocal is a route that is in the way of a local one.
+func unreachableLocal(dst string) Route {
+	return Route{Key: Key{Table: Local, Dst: netip.MustParsePrefix(dst)}, Type: Unreachable}
 }
 
 func testTakenOver(t *testing.T, s system) {
