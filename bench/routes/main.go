@@ -81,12 +81,11 @@ func parts(program string) []part {
 			part{"learn-5000", by, "5,000 prefixes learned", []string{nodeChild, by, program, "5000"}})
 	}
 	list = append(list, part{"mesh-50", ours, "a mesh of 50", []string{meshChild, "50"}})
-	for _, n := range []string{"200", "1000"} {
-		for _, by := range []string{ours, bird} {
-			list = append(list, part{"reflector-" + n, by, n + " clients of two reflectors", []string{reflectorChild, by, n}})
-		}
-	}
-	return list
+	return append(list,
+		part{"reflector-200", ours, "200 clients of two reflectors", []string{reflectorChild, ours, "200"}},
+		part{"reflector-200", bird, "200 clients of two reflectors", []string{reflectorChild, bird, "200"}},
+		// BIRD does not get there: of 1,000 clients some are never told a few prefixes.
+		part{"reflector-1000", ours, "1,000 clients of two reflectors", []string{reflectorChild, ours, "1000"}})
 }
 
 // measure runs the parts one after the other, so that none disturbs another.
