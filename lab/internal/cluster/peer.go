@@ -56,16 +56,16 @@ func birdConfig(n network.Network) string {
 	return fmt.Sprintf(`router id %[1]s;
 log stderr all;
 protocol device {}
-protocol direct { ipv4; interface "lan0"; }
-protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; merge paths on; }
+protocol direct { ipv4; }
+protocol kernel { ipv4 { import all; export where source = RTS_BGP; }; learn; merge paths on; }
 protocol bgp nodes {
 	local %[1]s as %[2]d;
 	neighbor range 192.168.0.0/16 as %[3]d;
 	dynamic name "node";
 	multihop 4;
-	ipv4 { import all; export where source = RTS_DEVICE; next hop self; };
+	ipv4 { import all; export where net = %[4]s; next hop self; };
 }
-`, n.Peer(), peerASN, clusterASN)
+`, n.Peer(), peerASN, clusterASN, n.PeerNetwork())
 }
 
 // ExecInNamespace runs a command on the router between the subnets, or on the
