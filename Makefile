@@ -29,8 +29,10 @@ PROXIES ?= ours,ipvs,iptables
 export CGO_ENABLED := 0
 export VERSION
 
-# The packages that have tests of a kind: all of their tests run there.
+# The packages that have tests of a kind, and a pattern of the names of these
+# tests: the others of the packages are unit tests and run as such.
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
+tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
 .PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay conformance conformance-netpol bench-services bench-policy bench-routes image lab-up lab-down lab-exec clean
 
@@ -60,11 +62,11 @@ exact: ## policies against the API's documentation, in random clusters; CASES=10
 	@$(STAGE) run 'policies in $(CASES) random clusters' go test -v -count=1 -timeout 60m -run '^TestRandomClusters$$' ./internal/policy -policy.cases=$(CASES) -policy.seed=$(SEED)
 
 kernel: # drivers on this host's kernel, in network namespaces of their own
-	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel $(call packages,kernel)
+	@$(STAGE) run 'kernel tests in network namespaces' go test -tags kernel -run '$(call tests,kernel)' $(call packages,kernel)
 
 guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
 	@$(STAGE) run "modules of the guest's kernel" $(LAB) modules
-	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
+	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -run '$(call tests,guest)' -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
 
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
