@@ -62,7 +62,7 @@ func retry[T any](ctx context.Context, log *slog.Logger, what string, open func(
 func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) (drivers, error) {
 	d := drivers{
 		rules: map[inet.Family]*iptables.Ruleset{}, tables: map[inet.Family]*iptables.Deferred{},
-		sysctl: sysctl.Recording{Interface: sysctl.New("/proc/sys"), Record: before},
+		sysctl: sysctl.Recording{Interface: sysctl.New(""), Record: before},
 	}
 	for _, family := range families {
 		d.tables[family] = &iptables.Deferred{}

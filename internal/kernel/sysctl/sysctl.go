@@ -30,14 +30,19 @@ type Interface interface {
 }
 
 // Kernel is the parameters in a directory.
-type Kernel struct{ root string }
+type Kernel struct{ root, writable string }
+
+// Writable is where a container that is not privileged, whose /proc/sys is
+// read-only, has the host's /proc/sys/net mounted below.
+const Writable = "/host/proc/sys"
 
 var _ Interface = Kernel{}
 
-// New returns the parameters below root; the empty root is /proc/sys.
+// New returns the parameters below root; the empty root is /proc/sys, or
+// Writable where that is read-only.
 func New(root string) Kernel {
 	if root == "" {
-		root = "/proc/sys"
+		return Kernel{root: "/proc/sys", writable: Writable}
 	}
 	return Kernel{root: root}
 }
@@ -63,12 +68,7 @@ func (k Kernel) Set(name, value string) (changed bool, err error) {
 	if same(have, value) {
 		return false, nil
 	}
-	file, err := os.OpenFile(filepath.Join(k.root, name), os.O_WRONLY, 0)
-	if err != nil {
-		return false, setError(name, have, value, err)
-	}
-	_, err = file.WriteString(value)
-	if err := errors.Join(err, file.Close()); err != nil {
+	if err := k.write(name, value); err != nil {
 		return false, setError(name, have, value, err)
 	}
 	return true, nil
@@ -81,6 +81,29 @@ func (k Kernel) Names(pattern string) []string {
 	}
 	names, _ := fs.Glob(os.DirFS(k.root), pattern)
 	return names
+}
+
+// write writes a value, where the container's own /proc/sys may not be written
+// to by way of the host's.
+func (k Kernel) write(name, value string) error {
+	file, err := os.OpenFile(filepath.Join(k.root, name), os.O_WRONLY, 0)
+	if err != nil && isReadOnly(err) && k.writable != "" {
+		other, otherErr := os.OpenFile(filepath.Join(k.writable, name), os.O_WRONLY, 0)
+		if otherErr == nil || !errors.Is(otherErr, fs.ErrNotExist) {
+			file, err = other, otherErr
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value)
+	return errors.Join(err, file.Close())
+}
+
+// isReadOnly says that a file is kept from being written: by its mount, or by
+// AppArmor's profile for containers.
+func isReadOnly(err error) bool {
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
 }
 
 // same compares values, lists of values with any white space between them.
@@ -112,9 +135,9 @@ func moduleHint(name string) string {
 
 func setError(name, have, value string, err error) error {
 	advice := ""
-	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
-		advice = ": /proc/sys is read-only here; set it on the host or in a privileged init container, " +
-			"or run the container privileged"
+	if isReadOnly(err) {
+		advice = ": /proc/sys is read-only here; mount the host's /proc/sys/net at " + Writable + "/net, " +
+			"set it on the host, or run the container privileged"
 	}
 	return fmt.Errorf("sysctl %s is %q and must be %q%s: %w", name, have, value, advice, err)
 }

@@ -57,7 +57,7 @@ func TestReadOnlySaysWhatToDo(t *testing.T) {
 	f := NewFake(map[string]string{"net/ipv4/ip_forward": "0"})
 	f.SetReadOnly(true)
 	_, err := f.Set("net/ipv4/ip_forward", "1")
-	for _, want := range []string{"net/ipv4/ip_forward", `"0"`, `"1"`, "privileged", "init container"} {
+	for _, want := range []string{"net/ipv4/ip_forward", `"0"`, `"1"`, "privileged", "/host/proc/sys/net"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %s", err, want)
 		}
