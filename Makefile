@@ -34,13 +34,16 @@ export VERSION
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
-.PHONY: help build lab-tool test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay conformance conformance-netpol bench-services bench-policy bench-routes image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool manifests test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
 
 build: ## bin/kube-router, statically linked
 	@go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kube-router ./cmd/kube-router
+
+manifests: ## deploy/*.yaml and the kustomize bases, from the Helm chart
+	@go run ./deploy/generate
 
 lab-tool:
 	@go build -C lab -o ../$(LAB) ./cmd/lab
@@ -57,6 +60,7 @@ test: ## all tests that need no cluster
 unit: # tests of the product and of the lab, with the race detector
 	@$(STAGE) run 'unit tests with the race detector' env CGO_ENABLED=1 go test -race ./...
 	@$(STAGE) run 'unit tests of the lab' go test -C lab ./...
+	@$(STAGE) run 'manifests by Helm and kustomize, rules by Prometheus' go test -C lab/check ./...
 
 exact: ## policies against the API's documentation, in random clusters; CASES=10000 SEED=1 (0: at random)
 	@$(STAGE) run 'policies in $(CASES) random clusters' go test -v -count=1 -timeout 60m -run '^TestRandomClusters$$' ./internal/policy -policy.cases=$(CASES) -policy.seed=$(SEED)
@@ -71,9 +75,11 @@ guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
 	@$(STAGE) run gofmt scripts/gofmt
-	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab -tags overlay ./e2e && go vet -C lab/addons ./coredns ./pause'
-	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e && go run $(STATICCHECK) -tags overlay ./e2e'
+	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab -tags overlay ./e2e && go vet -C lab -tags manifests ./e2e && go vet -C lab/addons ./coredns ./pause && go vet -C lab/check ./...'
+	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e && go run $(STATICCHECK) -tags overlay ./e2e && go run $(STATICCHECK) -tags manifests ./e2e && cd check && go run $(STATICCHECK) ./...'
 	@$(STAGE) run 'go.mod is tidy' go mod tidy -diff
+	@$(STAGE) run 'manifests are what the chart says' go run ./deploy/generate -check
+	@$(STAGE) run 'chart, bases and manifests are the same objects' go test -C lab/check -run '^TestAllRenderTheSame$$' ./...
 	@$(STAGE) end lint
 
 e2e: lab-tool ## cluster tests; uses the lab that is up, or a lab of its own
@@ -84,6 +90,9 @@ e2e-firewall: lab-tool ## the policy controller alone, beside another CNI plugin
 
 e2e-overlay: lab-tool ## overlays between two subnets with a router between
 	@scripts/e2e-overlay $(LAB)
+
+e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of its own; about 20 min
+	@scripts/e2e-manifests $(LAB)
 
 conformance-netpol: lab-tool ## Kubernetes' own tests of NetworkPolicies, 50 specs
 	@$(LAB) conformance --name netpol --focus '\[sig-network\] Netpol' --skip 'Slow|Serial' --expect 50

@@ -20,6 +20,10 @@ var flags = []string{
 
 // TestMain runs the agents with these flags, and as they were afterwards.
 func TestMain(m *testing.M) {
+	if out, err := sh(context.Background(), "kubectl apply -f ../../deploy/kube-router-loadbalancer.yaml"); err != nil {
+		fmt.Fprintln(os.Stderr, "the agents do not get the rights that the tests' flags need:", out)
+		os.Exit(1)
+	}
 	before, err := agents(nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the agents do not get the tests' flags:", err)

@@ -1,0 +1,103 @@
+package app
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// Each manifest lets the agents do what its own arguments make them do, and
+// nothing else: list and watch what the controllers subscribe to, post Events,
+// and what giving out addresses takes.
+func TestManifestsGrantWhatIsUsed(t *testing.T) {
+	var files []string
+	for _, pattern := range []string{"deploy/kube-router-*.yaml", "deploy/k3s/*.yaml", "daemonset/*.yaml", "daemonset/*/*.yaml"} {
+		found, err := filepath.Glob(filepath.Join("../..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	judged := 0
+	for _, file := range files {
+		args, granted := readManifest(t, file)
+		switch filepath.Base(file) {
+		case "kube-router-loadbalancer.yaml": // its flags are the user's
+			args = []string{"--run-router=false", "--run-service-proxy=false", "--run-firewall=false", "--run-loadbalancer", "--loadbalancer-ip-range=192.0.2.0/24"}
+		case "kube-router-custom.yaml": // what its DaemonSet has in the manual
+			args = strings.Fields("--run-router=true --run-firewall=true --run-service-proxy=true --bgp-graceful-restart=true")
+		}
+		if want := used(t, args); !slices.Equal(granted, want) {
+			t.Errorf("%s grants\n%s\nand its agents use\n%s", file, strings.Join(granted, "\n"), strings.Join(want, "\n"))
+		}
+		judged++
+	}
+	if judged < 12 {
+		t.Errorf("%d manifests were judged", judged)
+	}
+}
+
+// used is what agents with these arguments ask of the API server.
+func used(t *testing.T, args []string) []string {
+	a := testAgent(t, args...)
+	client, err := a.openClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.build(drivers{}, client)
+	list := []string{"create events"}
+	for _, resource := range a.feeds.Waiting() {
+		list = append(list, "list "+resource, "watch "+resource)
+	}
+	if a.cfg.RunLoadBalancer {
+		list = append(list, "patch services/status", "create leases", "get leases kube-router-lballoc", "update leases kube-router-lballoc")
+	}
+	slices.Sort(list)
+	return list
+}
+
+// readManifest returns the agents' arguments and what their roles grant.
+func readManifest(t *testing.T, file string) (args, granted []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		var role rbacv1.ClusterRole
+		if err := yaml.Unmarshal(part, &role); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		switch role.Kind {
+		case "ClusterRole", "Role":
+			granted = append(granted, grants(role.Rules)...)
+		case "DaemonSet":
+			var d appsv1.DaemonSet
+			if err := yaml.UnmarshalStrict(part, &d); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			args = d.Spec.Template.Spec.Containers[0].Args
+		}
+	}
+	slices.Sort(granted)
+	return args, granted
+}
+
+func grants(rules []rbacv1.PolicyRule) []string {
+	var list []string
+	for _, r := range rules {
+		for _, resource := range r.Resources {
+			for _, verb := range r.Verbs {
+				list = append(list, strings.TrimSpace(verb+" "+resource+" "+strings.Join(r.ResourceNames, ",")))
+			}
+		}
+	}
+	return list
+}
