@@ -17,6 +17,9 @@ ROUTER ?= kube-router
 NODE   ?= 1
 CMD    ?= hostname
 
+# What is released.
+ARCH ?= amd64,arm64,arm
+
 # How many random clusters the policies are judged in, and what they are drawn
 # from; SEED=0 is a seed at random.
 CASES ?= 10000
@@ -34,7 +37,7 @@ export VERSION
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
-.PHONY: help build lab-tool manifests test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool manifests test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -115,6 +118,14 @@ bench-routes: build ## BGP beside BIRD: routes into the kernel, a mesh and refle
 
 image: lab-tool ## the images, as archives in .lab/images
 	@$(LAB) image
+
+release: lab-tool ## programs and images for amd64, arm64 and arm, SBOMs and checksums, in dist; ARCH=amd64 for one
+	@$(STAGE) begin release
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(LAB) release --arch $(ARCH) --version $(VERSION)
+	@$(STAGE) end release
+
+reproducible: ## the program is built twice, from two folders, and compared; about 4 min
+	@$(STAGE) run 'building twice' go test -C lab -tags release -count 1 -timeout 30m -v -run '^TestReproducible$$' ./internal/release
 
 lab-up: lab-tool ## a cluster; NODES=3 ROUTER=kube-router|none
 	@$(LAB) up --nodes $(NODES) --router $(ROUTER)

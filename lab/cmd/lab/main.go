@@ -47,6 +47,9 @@ const usage = `usage: lab COMMAND
         guests use them from then on
   image
         build kube-router's image and the test images into .lab/images
+  release [--out dist] [--arch amd64,arm64,arm] [--version V]
+        programs and images for each architecture, with SBOMs and checksums;
+        SOURCE_DATE_EPOCH is the only date in them
 `
 
 // exitError is a command's exit status that needs no message.
@@ -114,6 +117,8 @@ func run(ctx context.Context, args []string) error {
 		return buildModules(ctx, rest)
 	case "image":
 		return buildImages(ctx, rest)
+	case "release":
+		return buildRelease(ctx, rest)
 	case guest.InitCommand, guest.AgentCommand:
 		return insideGuest(name, rest)
 	case "help", "-h", "--help":

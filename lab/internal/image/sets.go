@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/kube-router/kube-router/lab/internal/build"
 	"github.com/kube-router/kube-router/lab/internal/progress"
@@ -32,7 +34,28 @@ var (
 	nginxNames   = []string{"docker.io/library/nginx:alpine", e2e + "nginx:1.27-0", e2e + "nginx:1.15-4"}
 )
 
-var cniPlugins = []string{"bridge", "host-local", "loopback", "portmap"}
+const plugins = "github.com/containernetworking/plugins/plugins/"
+
+// CNIPlugins are those that the product's image has, and their packages in the
+// module lab/addons.
+func CNIPlugins() map[string]string {
+	return map[string]string{
+		"bridge": plugins + "main/bridge", "host-local": plugins + "ipam/host-local",
+		"loopback": plugins + "main/loopback", "portmap": plugins + "meta/portmap",
+	}
+}
+
+// ProductFiles are what the product's image has besides Debian; bin is where a
+// program is.
+func ProductFiles(bin func(name string) string) []File {
+	files := append(iptablesFiles(),
+		File{From: bin("kube-router"), To: "/usr/local/bin/kube-router"},
+		File{From: bin("gobgp"), To: "/usr/local/bin/gobgp"})
+	for _, name := range slices.Sorted(maps.Keys(CNIPlugins())) {
+		files = append(files, File{From: bin(name), To: "/opt/cni/bin/" + name})
+	}
+	return files
+}
 
 // ErrNoProduct says that there is no product to build an image of.
 var ErrNoProduct = errors.New("cmd/kube-router does not exist in this checkout: there is no product to build an image of (lab up --router none works without)")
@@ -49,12 +72,7 @@ func ProductArchive(ctx context.Context, ws workspace.Workspace, log *progress.L
 	if err != nil {
 		return "", err
 	}
-	files := append(iptablesFiles(),
-		File{From: ws.Bin("kube-router"), To: "/usr/local/bin/kube-router"},
-		File{From: ws.Bin("gobgp"), To: "/usr/local/bin/gobgp"})
-	for _, p := range cniPlugins {
-		files = append(files, File{From: ws.Bin(p), To: "/opt/cni/bin/" + p})
-	}
+	files := ProductFiles(ws.Bin)
 	return pack(ws, log, "kube-router", files, func(top Layer) []Image {
 		return []Image{{
 			Names: []string{Product}, Layers: []Layer{debian.base, top},
