@@ -201,6 +201,10 @@ func (m *Metrics) AddServiceProxy(state func() (ipvs bool, virtualServers int)) 
 	})
 }
 
+// Describe tells the names and labels of all metrics, also of those that have
+// no series yet.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.registry.Describe(ch) }
+
 // Handler answers scrapes. A metric that cannot be had is logged and left out;
 // the others are given.
 func (m *Metrics) Handler() http.Handler {
