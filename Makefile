@@ -37,7 +37,7 @@ export VERSION
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
-.PHONY: help build lab-tool manifests test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool manifests docs test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -47,6 +47,9 @@ build: ## bin/kube-router, statically linked
 
 manifests: ## deploy/*.yaml and the kustomize bases, from the Helm chart
 	@go run ./deploy/generate
+
+docs: ## docs/flags.md, from the flags
+	@go test ./internal/config -run '^TestFlagsAreDocumented$$' -update
 
 lab-tool:
 	@go build -C lab -o ../$(LAB) ./cmd/lab
