@@ -22,7 +22,8 @@ func (a *agent) server() *health.Server {
 	}
 	return health.NewServer(health.Options{
 		HealthAddress: a.cfg.HealthAddress, Alive: alive, Ready: ready,
-		MetricsAddress: a.cfg.MetricsAddress, Metrics: a.metrics.Handler(), Log: a.log,
+		MetricsAddress: a.cfg.MetricsAddress, MetricsPath: a.cfg.MetricsPath, Metrics: a.metrics.Handler(),
+		ProfilesAddress: a.cfg.ProfilesAddress, Log: a.log,
 	})
 }
 

@@ -38,6 +38,10 @@ const defaultCNIFile = "/etc/cni/net.d/10-kuberouter.conflist"
 // restarted.
 const recordFile = "/run/kube-router/before.json"
 
+// profilesAddress is on loopback: profiles tell what is in memory, and taking
+// them costs processor time.
+const profilesAddress = "127.0.0.1:6060"
+
 // defaultNamespace is where the manifests put the agent.
 const defaultNamespace = "kube-system"
 
@@ -67,6 +71,10 @@ type Config struct {
 	// HealthAddress and MetricsAddress are "host:port" to listen on, or empty
 	// where nothing listens.
 	HealthAddress, MetricsAddress string
+	// MetricsPath is where the metrics are at MetricsAddress.
+	MetricsPath string
+	// ProfilesAddress is "host:port" of Go's profiles, or empty for none.
+	ProfilesAddress string
 	// Socket is the file at which kube-router status asks, or empty for none.
 	Socket string
 
@@ -208,6 +216,9 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	c.RecordFile = recordFile
 	c.HealthAddress = listenAddress(f.healthAddr, f.healthPort)
 	c.MetricsAddress = listenAddress(f.metricsAddr, f.metricsPort)
+	if f.profiles {
+		c.ProfilesAddress = profilesAddress
+	}
 	f.set.Visit(func(flag *pflag.Flag) {
 		if warning := withoutEffect[flag.Name]; warning != "" {
 			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
@@ -250,6 +261,7 @@ var withoutEffect = map[string]string{
 	"injected-routes-sync-period": "a route that something removes is put back at once; --routes-sync-period is how often all are looked at",
 	"disable-source-dest-check":   "turn the source/destination check of EC2 instances off where they are made",
 	"cache-sync-timeout":          "the agent waits for the API server as long as it takes, and says so",
+	"use-nftables-for-netpol":     "policies are in iptables' chains, which are nftables where the host's iptables is; they are not rewritten whole",
 	"runtime-endpoint":            "direct server return needs nothing of the container runtime",
 }
 

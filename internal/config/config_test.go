@@ -33,6 +33,7 @@ func defaults() Config {
 		EnableIPv4:    true,
 		RecordFile:    "/run/kube-router/before.json",
 		HealthAddress: "127.0.0.1:20244",
+		MetricsPath:   "/metrics",
 		Socket:        "/run/kube-router/kube-router.sock",
 		BGP: BGP{
 			ASN: 64512, NodePeers: true, NodesFullMesh: true, Port: 179,
@@ -134,6 +135,11 @@ func TestParse(t *testing.T) {
 		{"--health-port=0", func(c *Config) { c.HealthAddress = "" }},
 		{"--health-addr=::1", func(c *Config) { c.HealthAddress = "[::1]:20244" }},
 		{"--metrics-addr= --metrics-port=8080", func(c *Config) { c.MetricsAddress = ":8080" }},
+		{"--metrics-path=/a/b-c_d.e", func(c *Config) { c.MetricsPath = "/a/b-c_d.e" }},
+		{"--enable-pprof", func(c *Config) { c.ProfilesAddress = "127.0.0.1:6060" }},
+		{"--use-nftables-for-netpol", func(c *Config) {
+			c.Warnings = []string{"--use-nftables-for-netpol has no effect: policies are in iptables' chains, which are nftables where the host's iptables is; they are not rewritten whole"}
+		}},
 		{"--metrics-addr=::1 --metrics-port=20244", func(c *Config) { c.MetricsAddress = "[::1]:20244" }},
 		{"--enable-cni=false --enable-pod-egress=false", func(c *Config) { c.CNI.Enabled, c.CNI.PodEgress = false, false }},
 		{"--pod-egress-exclude-cidrs=10.0.0.0/8,fd00::/8 --auto-mtu=false", func(c *Config) {
@@ -250,6 +256,8 @@ func TestParseRefuses(t *testing.T) {
 		"--metrics-port=70000":                                                           "--metrics-port=70000: not a port; allowed are 0 to 65535, and 0 turns it off",
 		"--health-port=-1":                                                               "--health-port=-1: not a port; allowed are 0 to 65535, and 0 turns it off",
 		"--health-addr=localhost":                                                        "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
+		"--metrics-path=/a//b":                                                           "--metrics-path=/a//b: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
+		"--metrics-path=/{x}":                                                            "--metrics-path=/{x}: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
 		"--metrics-port=20244":                                                           "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
 		"--router-id=::1":                                                                "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
 		"--bgp-graceful-restart-time=2h":                                                 "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",

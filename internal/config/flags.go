@@ -26,6 +26,8 @@ type flags struct {
 	ignoredSourceCheck      bool
 	ignoredCacheSyncTimeout time.Duration
 	ignoredRuntimeEndpoint  string
+	ignoredNFTables         bool
+	profiles                bool
 	strictIPs, graceful     bool
 	defaultDeny             bool
 	gracePeriod             time.Duration
@@ -159,6 +161,8 @@ func (f *flags) definePolicies(c *Config) {
 			"closed: always, also while the agent is down; pods start with about a second without network. open: none.")
 	addBool(f, &f.defaultDeny, "netpol-default-deny", false,
 		"The same as --policy-new-pods=closed.")
+	addBool(f, &f.ignoredNFTables, "use-nftables-for-netpol", false,
+		"Accepted, without effect: rules are in iptables' chains, which are nftables where the host's iptables is.")
 	addBool(f, &c.Policy.CutFlows, "policy-cut-flows", false,
 		"End established connections that a changed policy forbids. Without it policies decide about new ones only, and what is established goes on.")
 }
@@ -194,11 +198,14 @@ func (f *flags) defineServers(c *Config) {
 	add(f, &f.healthAddr, "health-addr", "127.0.0.1", listenIP(),
 		"IP address of the health server. Empty: all addresses.")
 	add(f, &f.metricsPort, "metrics-port", 0, portOrOff(),
-		"Port of the Prometheus metrics, at /metrics. 0: none.")
+		"Port of the Prometheus metrics. 0: none.")
 	add(f, &f.metricsAddr, "metrics-addr", "127.0.0.1", listenIP(),
 		"IP address of the metrics. For a Prometheus on another machine set the node's own address, or leave it empty for all addresses: the metrics are open to whoever reaches them.")
+	add(f, &c.MetricsPath, "metrics-path", "/metrics", urlPath(), "Path of the metrics there.")
 	add(f, &c.Socket, "socket", admin.DefaultSocket, text("file"),
 		"Unix socket, for root alone, at which 'kube-router status' and 'kube-router show' ask. Empty: none.")
+	addBool(f, &f.profiles, "enable-pprof", false,
+		"Serve Go's profiles at "+profilesAddress+", for 'go tool pprof'. Only this host can ask.")
 }
 
 func (f *flags) defineOther(c *Config) {

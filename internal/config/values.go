@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,6 +210,16 @@ func serverURL() kind[string] {
 		u, err := url.Parse(s)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 			return "", errors.New("not the URL of a server; allowed is one such as https://10.0.0.1:6443")
+		}
+		return s, nil
+	}, asIs}
+}
+
+func urlPath() kind[string] {
+	return kind[string]{"path", func(s string) (string, error) {
+		const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./"
+		if !strings.HasPrefix(s, "/") || path.Clean(s) != s || strings.Trim(s, letters) != "" {
+			return "", errors.New("not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'")
 		}
 		return s, nil
 	}, asIs}

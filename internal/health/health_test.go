@@ -142,6 +142,18 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
+// Profiles are to be had where they are asked for, and nothing else is there.
+func TestProfiles(t *testing.T) {
+	address := freeAddress(t, "127.0.0.1")
+	run(t, Options{ProfilesAddress: address, Log: new(logged).logger()})
+	if got := get(t, address, "/debug/pprof/goroutine?debug=1"); !strings.HasPrefix(got, "200 goroutine profile: total") {
+		t.Errorf("got %.60q", got)
+	}
+	if got := get(t, address, "/metrics"); !strings.HasPrefix(got, "404 ") {
+		t.Errorf("got %.60q", got)
+	}
+}
+
 func TestNothingIsServedWithoutAddresses(t *testing.T) {
 	if err := NewServer(Options{Log: new(logged).logger()}).Run(t.Context()); err != nil {
 		t.Error(err)
@@ -184,7 +196,7 @@ func all(log *slog.Logger) *Metrics {
 
 func TestMetrics(t *testing.T) {
 	address := freeAddress(t, "127.0.0.1")
-	run(t, Options{MetricsAddress: address, Metrics: all(new(logged).logger()).Handler(), Log: new(logged).logger()})
+	run(t, Options{MetricsAddress: address, MetricsPath: "/metrics", Metrics: all(new(logged).logger()).Handler(), Log: new(logged).logger()})
 	got := get(t, address, "/metrics")
 	for _, line := range []string{
 		`kube_router_bgp_session_up{neighbor="192.168.1.11"} 1`,

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ const bindRetry = 2 * time.Second
 const (
 	headerTimeout   = 5 * time.Second
 	requestTimeout  = 30 * time.Second
+	profileTimeout  = 5 * time.Minute // a profile takes as long as it is asked for
 	mostHeaderBytes = 16 << 10
 )
 
@@ -38,10 +40,12 @@ type Options struct {
 	// their work once, by name. They are called without a bound in time, and
 	// so must not wait for the parts.
 	Alive, Ready map[string]Check
-	// MetricsAddress is "host:port" of /metrics, which Metrics answers.
-	MetricsAddress string
-	Metrics        http.Handler
-	Log            *slog.Logger
+	// MetricsAddress is "host:port" of MetricsPath, which Metrics answers.
+	MetricsAddress, MetricsPath string
+	Metrics                     http.Handler
+	// ProfilesAddress is "host:port" of Go's profiles, below /debug/pprof/.
+	ProfilesAddress string
+	Log             *slog.Logger
 }
 
 // Server serves health and metrics.
@@ -58,13 +62,35 @@ func (s *Server) Run(ctx context.Context) error {
 	health.HandleFunc("GET /readyz", answer(s.options.Ready))
 	metrics := http.NewServeMux()
 	if s.options.Metrics != nil {
-		metrics.Handle("GET /metrics", s.options.Metrics)
+		metrics.Handle("GET "+s.options.MetricsPath, s.options.Metrics)
 	}
 	var all sync.WaitGroup
-	all.Go(func() { s.serve(ctx, "health", s.options.HealthAddress, health) })
-	all.Go(func() { s.serve(ctx, "metrics", s.options.MetricsAddress, metrics) })
+	for _, l := range []listening{
+		{"health", s.options.HealthAddress, health, requestTimeout, "the flags --health-addr and --health-port set another address"},
+		{"metrics", s.options.MetricsAddress, metrics, requestTimeout, "the flags --metrics-addr and --metrics-port set another address"},
+		{"pprof", s.options.ProfilesAddress, profiles(), profileTimeout, "--enable-pprof=false does without"},
+	} {
+		all.Go(func() { s.serve(ctx, l) })
+	}
 	all.Wait()
 	return nil
+}
+
+// listening is one server.
+type listening struct {
+	what, address string
+	handler       http.Handler
+	answerTime    time.Duration
+	wayOut        string // where it cannot listen
+}
+
+// profiles are Go's profiles of this process.
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
 }
 
 // answer answers with "ok" or "not ok", and a line for each part of the agent.
@@ -86,42 +112,42 @@ func answer(checks map[string]Check) http.HandlerFunc {
 }
 
 // serve serves at an address until ctx ends.
-func (s *Server) serve(ctx context.Context, what, address string, handler http.Handler) {
-	if address == "" {
+func (s *Server) serve(ctx context.Context, l listening) {
+	if l.address == "" {
 		return
 	}
-	listener := s.listen(ctx, what, address)
+	listener := s.listen(ctx, l)
 	if listener == nil {
 		return
 	}
 	server := &http.Server{
-		Handler:           handler,
+		Handler:           l.handler,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
-		WriteTimeout:      requestTimeout,
+		WriteTimeout:      l.answerTime,
 		MaxHeaderBytes:    mostHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(listener); ctx.Err() == nil {
-		s.options.Log.Warn(what+" server ended", "address", address, "err", err)
+		s.options.Log.Warn(l.what+" server ended", "address", l.address, "err", err)
 	}
 }
 
 // listen tries until it listens, or ctx ends. The first failure and the
 // success after it are a line each.
-func (s *Server) listen(ctx context.Context, what, address string) net.Listener {
+func (s *Server) listen(ctx context.Context, l listening) net.Listener {
 	failed := false
 	for ctx.Err() == nil {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.address)
 		if err == nil {
 			if failed {
-				s.options.Log.Info(what+" server listens now", "address", address)
+				s.options.Log.Info(l.what+" server listens now", "address", l.address)
 			}
 			return listener
 		}
 		if !failed && ctx.Err() == nil {
-			s.options.Log.Warn(what+" server cannot listen, trying until it can; the flags --"+what+"-addr and --"+what+"-port set another address", "address", address, "err", err)
+			s.options.Log.Warn(l.what+" server cannot listen, trying until it can; "+l.wayOut, "address", l.address, "err", err)
 			failed = true
 		}
 		select {
