@@ -44,6 +44,59 @@ func TestManifestsGrantWhatIsUsed(t *testing.T) {
 	}
 }
 
+// The paths at which tutorials apply the manifest have the objects of
+// deploy/kube-router-all-features.yaml.
+func TestKnownPaths(t *testing.T) {
+	want := objectsOf(t, "deploy/kube-router-all-features.yaml")
+	for _, name := range []string{"daemonset/kubeadm/kube-router-all-features.yaml", "daemonset/kube-router-all-service-daemonset.yaml"} {
+		if got := objectsOf(t, name); !slices.Equal(got, want) {
+			t.Errorf("%s is\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
+// The DaemonSet of a tutorial, as it is printed there, finds the account and
+// the kubeconfig that it names in deploy/kube-router-custom.yaml, and its agents
+// take its arguments.
+func TestCustomDaemonSet(t *testing.T) {
+	text, err := os.ReadFile("../../lab/e2e/testdata/custom-daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d appsv1.DaemonSet
+	if err := yaml.UnmarshalStrict(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	pod := d.Spec.Template.Spec
+	cfg := testAgent(t, pod.Containers[0].Args...).cfg
+	if !cfg.RunRouter || !cfg.RunFirewall || !cfg.RunServiceProxy || !cfg.BGP.GracefulRestart || len(cfg.Warnings) > 0 {
+		t.Errorf("its arguments make %+v", cfg)
+	}
+	var config string
+	for _, v := range pod.Volumes {
+		if v.ConfigMap != nil {
+			config = v.ConfigMap.Name
+		}
+	}
+	beside := objectsOf(t, "deploy/kube-router-custom.yaml")
+	for _, want := range []string{"kind: ServiceAccount\nmetadata:\n  name: " + pod.ServiceAccountName, "kind: ConfigMap\nmetadata:\n  name: " + config + "\n  namespace: kube-system\ndata:\n  kubeconfig: |"} {
+		if !slices.ContainsFunc(beside, func(object string) bool { return strings.Contains(object, want) }) {
+			t.Errorf("deploy/kube-router-custom.yaml has no %q", want)
+		}
+	}
+}
+
+// objectsOf are the objects of a manifest without its comments at the top.
+func objectsOf(t *testing.T, name string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, objects, _ := strings.Cut(string(text), "\napiVersion:")
+	return strings.Split(objects, "\n---\n")
+}
+
 // used is what agents with these arguments ask of the API server.
 func used(t *testing.T, args []string) []string {
 	a := testAgent(t, args...)
