@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -63,7 +62,7 @@ func judge(t *testing.T, where, text string, known map[string][]string) (used []
 			t.Errorf("%s: there is no metric %q", where, selector.Name)
 		}
 		for _, m := range selector.LabelMatchers {
-			if m.Name != labels.MetricName && m.Name != "job" && m.Name != "node" && !slices.Contains(names, m.Name) {
+			if m.Name != model.MetricNameLabel && m.Name != "job" && m.Name != "node" && !slices.Contains(names, m.Name) {
 				t.Errorf("%s: %s has no label %q", where, selector.Name, m.Name)
 			}
 		}

@@ -65,18 +65,6 @@ func onNode(t *testing.T, node int, command string) string {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// create makes a namespace that goes when the test ends.
-func create(t *testing.T, name string) {
-	t.Helper()
-	must(t, "kubectl create namespace %s", name)
-	t.Cleanup(func() {
-		// The test's own context has ended by now.
-		if out, err := sh(context.Background(), "kubectl delete namespace --wait=false "+name); err != nil {
-			t.Logf("namespace %s stays: %s", name, out)
-		}
-	})
-}
-
 // apply applies YAML to a namespace.
 func apply(t *testing.T, namespace, yaml string) {
 	t.Helper()
@@ -163,13 +151,4 @@ func blocked(t *testing.T, namespace, pod, url string) {
 // even try.
 func curlFailed(out string) bool {
 	return strings.Contains(out, "curl: (7)") || strings.Contains(out, "curl: (28)")
-}
-
-// each does something for each pair.
-func each(pods, urls []string, do func(pod, url string)) {
-	for _, pod := range pods {
-		for _, url := range urls {
-			do(pod, url)
-		}
-	}
 }
