@@ -97,7 +97,7 @@ e2e-firewall: lab-tool ## the policy controller alone, beside another CNI plugin
 e2e-overlay: lab-tool ## overlays between two subnets with a router between
 	@scripts/e2e-overlay $(LAB)
 
-e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of its own; about 20 min
+e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of its own; about 11 min
 	@scripts/e2e-manifests $(LAB)
 
 conformance-netpol: lab-tool ## Kubernetes' own tests of NetworkPolicies, 50 specs

@@ -36,15 +36,29 @@ const listPackages = `for p in "$1"/var/cache/apt/archives/*.deb; do
 	echo
 done > "$1/` + packageList + `"`
 
+// complaints are the errors in what apt and mmdebstrap print, or all of it.
+func complaints(out []byte) string {
+	var list strings.Builder
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "E: ") {
+			list.WriteString(line)
+		}
+	}
+	if list.Len() == 0 {
+		return string(out)
+	}
+	return list.String()
+}
+
 // debianLayer unpacks Debian's packages into a layer, and says which.
 func (r run) debianLayer(ctx context.Context, p Platform) (image.Layer, []part, error) {
 	raw := filepath.Join(r.work, p.Name+"-debian.tar")
-	cmd := exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--format=tar",
+	cmd := exec.CommandContext(ctx, "mmdebstrap", "--mode=root", "--variant=extract", "--format=tar",
 		"--architectures="+p.Debian, "--include="+strings.Join(debianPackages, ","),
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--extract-hook="+listPackages, debianRelease, raw)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.Time.Unix()))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return image.Layer{}, nil, fmt.Errorf("mmdebstrap for %s, which needs root and a Debian mirror: %w\n%s", p.Debian, err, out)
+		return image.Layer{}, nil, fmt.Errorf("mmdebstrap for %s, which needs root and a Debian mirror: %w\n%s", p.Debian, err, complaints(out))
 	}
 	in, err := os.Open(raw)
 	if err != nil {

@@ -263,6 +263,17 @@ func TestSBOM(t *testing.T) {
 	}
 }
 
+// Of what apt prints, the errors tell why there is no image.
+func TestComplaints(t *testing.T) {
+	const out = "Get:1 http://deb.debian.org/debian bookworm InRelease\nE: Failed to fetch it: File has unexpected size\nReading package lists...\nE: mmdebstrap failed to run\n"
+	if got, want := complaints([]byte(out)), "E: Failed to fetch it: File has unexpected size\nE: mmdebstrap failed to run\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := complaints([]byte("killed\n")); got != "killed\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestPlatforms(t *testing.T) {
 	if _, err := choose([]string{"amd64", "mips"}); err == nil || !strings.Contains(err.Error(), "mips") {
 		t.Errorf("got %v", err)
