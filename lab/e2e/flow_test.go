@@ -21,7 +21,11 @@ type flow struct {
 
 // round is how many packets one ping sends: its count at the end is exact, for
 // it waits for the answers to the last ones.
-const round = 5000
+const round = 2000
+
+// leastRate is how many packets a second are traffic: what guests reach of a
+// thousand depends on what else the machine does.
+const leastRate = 100
 
 // startFlow sends a thousand packets a second from a Pod on a node to another.
 func startFlow(t *testing.T, node int, from, to string) flow {
@@ -88,7 +92,7 @@ func (f flow) lostNone(t *testing.T) {
 	if received != sent {
 		t.Errorf("%d of %d packets were lost:\n%s", sent-received, sent, out)
 	}
-	if rate < 500 {
+	if rate < leastRate {
 		t.Errorf("only %d packets/s", rate)
 	}
 }

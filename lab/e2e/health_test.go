@@ -64,8 +64,10 @@ func TestAPIServerOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, got := range answers {
-		if n := strings.Count(got, "200"); n < 20 || strings.Count(got, "\n")+1 != n {
+		if n := strings.Count(got, "200"); n < 6 || strings.Count(got, "\n")+1 != n {
 			t.Errorf("node%d answered %d times:\n%s", i+1, n, got)
+		} else {
+			t.Logf("node%d answered %d times, always 200", i+1, n)
 		}
 	}
 	packets.lostNone(t)
