@@ -146,12 +146,6 @@ func fullPackets(t *testing.T, pod, server string, mtu int) {
 	inPod(t, 1, pod, fmt.Sprintf("ping -M do -c 1 -W 2 -s %d %s", mtu-headers+1, server), false)
 }
 
-// inPodCommand is a command of the node in the network of a Pod, by its address.
-func inPodCommand(node int, ip, command string) string {
-	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -4 -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
-	return fmt.Sprintf("%s exec --node %d %s", lab, node, quote(find))
-}
-
 // inPod runs a command of the node in the network of a Pod, by its address.
 func inPod(t *testing.T, node int, ip, command string, works bool) string {
 	t.Helper()

@@ -18,12 +18,6 @@ func annotate(t *testing.T, node int, annotation string) {
 	must(t, "kubectl annotate --overwrite node node%d kube-router.io/%s", node, annotation)
 }
 
-// agentOf is the Pod of the agent of a node.
-func agentOf(t *testing.T, node int) string {
-	t.Helper()
-	return must(t, "kubectl -n kube-system get pod -l k8s-app=kube-router --field-selector spec.nodeName=node%d -o jsonpath='{.items[0].metadata.name}'", node)
-}
-
 // roles are the peers of a node and what they are to it, as "node2 reflector",
 // with those that are not established left out.
 func roles(out string) []string {
