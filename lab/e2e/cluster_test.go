@@ -63,12 +63,6 @@ func onNode(t *testing.T, node int, command string) string {
 	return must(t, "%s exec --node %d %s", os.Getenv("LAB"), node, quote(command))
 }
 
-// agentOf is the Pod of the agent of a node.
-func agentOf(t *testing.T, node int) string {
-	t.Helper()
-	return must(t, "kubectl -n kube-system get pod -l k8s-app=kube-router --field-selector spec.nodeName=node%d -o jsonpath='{.items[0].metadata.name}'", node)
-}
-
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // apply applies YAML to a namespace.
@@ -130,12 +124,6 @@ func podIP(t *testing.T, namespace, name string) string {
 // in is a command that runs in a pod.
 func in(namespace, pod, command string) string {
 	return fmt.Sprintf("kubectl -n %s exec %s -- sh -c %s", namespace, pod, quote(command))
-}
-
-// inPodCommand is a command of the node in the network of a Pod, by its address.
-func inPodCommand(node int, ip, command string) string {
-	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -4 -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
-	return fmt.Sprintf("%s exec --node %d %s", os.Getenv("LAB"), node, quote(find))
 }
 
 // get is a command that fetches a page from a pod and fails after 3 seconds.
