@@ -106,6 +106,7 @@ func anotherPlugin(t *testing.T) {
 func moduleMissing(t *testing.T) {
 	ns := "e2e-module-missing"
 	create(t, ns)
+	serve(t, ns, "server", 2) // a Service without endpoints needs no scheduler
 	m := mistake{"IPVSMissing", `no scheduler "nq"`, "modprobe ip_vs_"}
 	since := m.begin(t)
 	const hide, show = "mkdir -p /run/modprobe.d && echo install ip_vs_nq /bin/false >/run/modprobe.d/e2e.conf && modprobe -r ip_vs_nq", "rm -f /run/modprobe.d/e2e.conf && modprobe ip_vs_nq"
