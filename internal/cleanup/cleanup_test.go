@@ -251,8 +251,8 @@ func TestRemoveGoesOn(t *testing.T) {
 			fail: func(w *world) { w.sysctl.SetReadOnly(true) },
 			mend: func(w *world) { w.sysctl.SetReadOnly(false) },
 			instead: strings.NewReplacer(
-				line("restored sysctl net/ipv4/ip"), `not removed: sysctls: sysctl net/ipv4/ip_forward is "1" and must be "0": /proc/sys is read-only here; set it on the host or in a privileged init container, or run the container privileged: read-only file system`+"\n",
-				line("restored sysctl net/ipv4/vs"), `not removed: sysctls: sysctl net/ipv4/vs/conntrack is "1" and must be "0": /proc/sys is read-only here; set it on the host or in a privileged init container, or run the container privileged: read-only file system`+"\n",
+				line("restored sysctl net/ipv4/ip"), `not removed: sysctls: sysctl net/ipv4/ip_forward is "1" and must be "0": /proc/sys is read-only here; mount the host's /proc/sys/net at /host/proc/sys/net, set it on the host, or run the container privileged: read-only file system`+"\n",
+				line("restored sysctl net/ipv4/vs"), `not removed: sysctls: sysctl net/ipv4/vs/conntrack is "1" and must be "0": /proc/sys is read-only here; mount the host's /proc/sys/net at /host/proc/sys/net, set it on the host, or run the container privileged: read-only file system`+"\n",
 			),
 			left: line("restored sysctl net/ipv4/ip") + line("restored sysctl net/ipv4/vs"),
 		},
