@@ -71,17 +71,13 @@ type Facts struct {
 	SelfCalls []SelfCall
 }
 
-// Stranger is a sign of another cluster: a prefix, or as many as Looped says,
-// that a peer sent.
+// Stranger is a sign of another cluster: a prefix that a peer sent.
 type Stranger struct {
 	// Prefix leads to Via, which is no node of this cluster.
 	Prefix netip.Prefix
 	Via    netip.Addr
 	// Owner is the node of this cluster whose Pods have addresses of Prefix.
 	Owner string
-	// Looped counts the prefixes that the peer Via sent and that were dropped
-	// because our own ASN was in their path (RFC 4271 section 9.1.2).
-	Looped int
 }
 
 // SelfCall is an attempt of a Pod to reach itself through a Service.
@@ -172,8 +168,6 @@ func clustersShareASN(f Facts) string {
 	var seen []string
 	for _, s := range f.Strangers {
 		switch {
-		case s.Looped > 0:
-			seen = append(seen, fmt.Sprintf("peer %s sent %d routes with our own AS in their path, which cannot be used", s.Via, s.Looped))
 		case s.Owner != "":
 			seen = append(seen, fmt.Sprintf("%s, pods of node %s, is also announced by %s, which is no node of this cluster", s.Prefix, s.Owner, s.Via))
 		default:

@@ -32,7 +32,7 @@ type sights struct {
 	nodes *nodes
 	// peers and learned are what the BGP speaker knows.
 	peers   func() []bgp.PeerState
-	learned func() (hops map[netip.Prefix][]netip.Addr, looped map[netip.Addr]int)
+	learned func() map[netip.Prefix][]netip.Addr
 	// proxy is the service proxy's work, and whether it has IPVS.
 	proxy        func() (work []reconcile.Work, ipvs bool)
 	directMisuse func() (nodePorts, hairpins []string)
@@ -91,19 +91,13 @@ func (s *sights) seeRoutes(f *advice.Facts) {
 
 // seeStrangers finds signs of another cluster in what peers send.
 func (s *sights) seeStrangers(f *advice.Facts) {
-	learned, looped := s.learned()
 	var outside []netip.Addr
 	for _, p := range s.peers() {
 		if p.ASN != s.cfg.BGP.ASN {
 			outside = append(outside, p.Addr)
 		}
 	}
-	f.Strangers = advice.Strangers(learned, s.nodes.names(), s.nodes.pods(), outside)
-	for _, peer := range slices.SortedFunc(maps.Keys(looped), netip.Addr.Compare) {
-		if looped[peer] > 0 {
-			f.Strangers = append(f.Strangers, advice.Stranger{Via: peer, Looped: looped[peer]})
-		}
-	}
+	f.Strangers = advice.Strangers(s.learned(), s.nodes.names(), s.nodes.pods(), outside)
 }
 
 // seeKubeProxy asks whether one runs, and looks for what one left.

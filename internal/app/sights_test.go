@@ -49,7 +49,6 @@ type node struct {
 	routes []route.Foreign
 	// What controllers know.
 	learned map[netip.Prefix][]netip.Addr
-	looped  map[netip.Addr]int
 	peers   []bgp.PeerState
 	work    []reconcile.Work
 	log     bytes.Buffer
@@ -69,7 +68,7 @@ func newNode(t *testing.T, flags ...string) *node {
 	n.sights = &sights{
 		cfg: a.cfg, nodes: watchNodes(a.feeds),
 		log:     slog.New(slog.NewTextHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		learned: func() (map[netip.Prefix][]netip.Addr, map[netip.Addr]int) { return n.learned, n.looped },
+		learned: func() map[netip.Prefix][]netip.Addr { return n.learned },
 		peers:   func() []bgp.PeerState { return n.peers },
 		foreign: func() ([]route.Foreign, error) { return n.routes, nil },
 		nat:     func(ctx context.Context, _ inet.Family) (string, error) { return n.rules.Save(ctx, iptables.NAT) },
@@ -201,7 +200,6 @@ func TestMistakes(t *testing.T) {
 			n.learned[prefix("172.16.0.0/12")] = []netip.Addr{addr("10.0.0.254")}
 			n.peers = []bgp.PeerState{{Peer: bgp.Peer{Addr: addr("10.0.0.254"), ASN: 65000}}}
 		}, ""},
-		{"a router sends back what has our AS", "", func(_ *testing.T, n *node) { n.looped = map[netip.Addr]int{addr("10.0.0.254"): 3} }, "ClustersShareASN"},
 
 		{"a pod calls itself", "", add("10.244.1.7:4000 10.96.0.7:80 10.244.1.7:8080 10.244.1.7:4000"), "HairpinMissing"},
 		{"a pod calls another", "", add("10.244.1.7:4000 10.96.0.7:80 10.244.2.9:8080 10.244.1.7:4000"), ""},

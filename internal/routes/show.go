@@ -80,16 +80,11 @@ func (c *Controller) NodeNames() map[netip.Addr]string {
 // Sets are the IP sets of Pod networking.
 func (c *Controller) Sets() []ipset.Listed { return c.sets.List() }
 
-// Learned returns the next hops of each prefix that peers sent, and how many of
-// a peer's prefixes were dropped because our own ASN was in their path, where
-// the speaker tells.
-func (c *Controller) Learned() (hops map[netip.Prefix][]netip.Addr, looped map[netip.Addr]int) {
+// Learned returns the next hops of each prefix that peers sent.
+func (c *Controller) Learned() map[netip.Prefix][]netip.Addr {
 	speaker := c.speaking()
 	if speaker == nil {
-		return nil, nil
+		return nil
 	}
-	if l, ok := speaker.(interface{ Looped() map[netip.Addr]int }); ok {
-		looped = l.Looped()
-	}
-	return speaker.Learned(), looped
+	return speaker.Learned()
 }

@@ -3,7 +3,6 @@ package routes
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -64,31 +63,9 @@ func TestList(t *testing.T) {
 	if name := r.NodeNames()[addr("192.168.66.12")]; name != "n2" {
 		t.Errorf("192.168.66.12 is %q", name)
 	}
-	hops, looped := r.Learned()
-	if len(hops) != 3 || looped != nil {
-		t.Errorf("learned %v, looped %v", hops, looped)
+	if hops := r.Learned(); len(hops) != 3 {
+		t.Errorf("learned %v", hops)
 	}
-}
-
-// looping is a speaker that tells of routes with our own ASN in their path.
-type looping struct {
-	Speaker
-	looped map[netip.Addr]int
-}
-
-func (l looping) Looped() map[netip.Addr]int { return l.looped }
-
-func TestLearnedTellsOfLoops(t *testing.T) {
-	want := map[netip.Addr]int{addr("192.168.66.254"): 3}
-	c := &Controller{speaker: looping{Speaker: newHost(t).start(nil, nodes(1)).waitSpeaker(), looped: want}}
-	if _, got := c.Learned(); len(got) != 1 || got[addr("192.168.66.254")] != 3 {
-		t.Errorf("got %v", got)
-	}
-}
-
-func (r *run) waitSpeaker() Speaker {
-	r.until("BGP is spoken", func() bool { return r.host.speaker() != nil })
-	return r.host.speaker()
 }
 
 // How long a learned route took to reach the kernel is told.
