@@ -29,11 +29,18 @@ type Given struct {
 	Since time.Time
 }
 
+// Reporter is a cluster.Reporter that can be told what is over, so that it is
+// reported again as soon as it comes back.
+type Reporter interface {
+	cluster.Reporter
+	Mended(kind string, object *cluster.Meta, reason string)
+}
+
 // Advisor looks at the facts from time to time and reports what is wrong.
 type Advisor struct {
 	facts  func(context.Context) Facts
 	node   func() *cluster.Meta
-	events cluster.Reporter
+	events Reporter
 	log    *slog.Logger
 
 	// checking is held during a look.
@@ -46,7 +53,7 @@ type Advisor struct {
 
 // NewAdvisor returns an Advisor that Run runs. facts gathers the facts; node is
 // this Node's Meta, nil while it is not known.
-func NewAdvisor(facts func(context.Context) Facts, node func() *cluster.Meta, events cluster.Reporter, log *slog.Logger) *Advisor {
+func NewAdvisor(facts func(context.Context) Facts, node func() *cluster.Meta, events Reporter, log *slog.Logger) *Advisor {
 	return &Advisor{facts: facts, node: node, events: events, log: log, reported: map[string]time.Time{}}
 }
 
@@ -111,6 +118,9 @@ func (a *Advisor) look(ctx context.Context) {
 	}
 	for reason := range before {
 		delete(a.reported, reason)
+		if node := a.node(); node != nil {
+			a.events.Mended("Node", node, reason)
+		}
 		a.log.Info("advice: no longer needed", "reason", reason)
 	}
 }

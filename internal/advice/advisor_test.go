@@ -43,6 +43,12 @@ func (w *world) Warn(kind string, object *cluster.Meta, reason, message string) 
 	w.events = append(w.events, fmt.Sprintf("%s %s: %s", kind, object.Name, reason))
 }
 
+func (w *world) Mended(kind string, object *cluster.Meta, reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, fmt.Sprintf("%s %s: %s is over", kind, object.Name, reason))
+}
+
 func (w *world) set(f Facts) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,6 +87,8 @@ func TestAdvisorReports(t *testing.T) {
 		if got := w.Last(); len(got) > 0 || strings.Count(w.log.String(), "no longer needed") != 2 {
 			t.Errorf("mended: %v\n%s", got, w.log.String())
 		}
+		slices.Sort(w.events)
+		w.expect(t, "mended", "Node node1: GracefulRestartOff is over", "Node node1: IPVSMissing is over")
 		w.set(wrong)
 		time.Sleep(period)
 		w.expect(t, "once more", "Node node1: IPVSMissing", "Node node1: GracefulRestartOff")

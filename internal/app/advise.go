@@ -20,7 +20,7 @@ import (
 
 // advise prepares the advisor, where a controller runs that people make
 // mistakes with. It follows the Nodes, as these controllers do.
-func (a *agent) advise(d drivers, events cluster.Reporter) {
+func (a *agent) advise(d drivers, events advice.Reporter) {
 	if a.router == nil && a.proxy == nil {
 		return
 	}

@@ -65,8 +65,8 @@ func migrateFrom(t *testing.T, ns, mode, sign string) {
 	}
 }
 
-// startKubeProxy runs kube-proxy on node 1 and returns what ends it, and waits
-// until it has ended.
+// startKubeProxy runs kube-proxy on node 1, waits until both of its ports
+// answer, and returns what ends it and waits until it has ended.
 func startKubeProxy(t *testing.T, mode string) (stop func()) {
 	t.Helper()
 	command := fmt.Sprintf("%s/kube-proxy --kubeconfig=%s --hostname-override=node1 --cluster-cidr=10.244.0.0/16 --proxy-mode=%s", os.Getenv("BIN"), os.Getenv("KUBECONFIG"), mode)
@@ -77,5 +77,6 @@ func startKubeProxy(t *testing.T, mode string) (stop func()) {
 			t.Logf("kube-proxy: %s", out)
 		}
 	})
+	eventually(t, succeeds, "%s exec --node 1 'curl -sf --max-time 1 http://127.0.0.1:10249/proxyMode && curl -s --max-time 1 http://127.0.0.1:10256/healthz'", lab)
 	return func() { onNode(t, 1, end) }
 }

@@ -148,7 +148,7 @@ func badFlags(t *testing.T) {
 	url := "http://" + clusterIP(t, ns) + "/hostname"
 	restart := mistake{"GracefulRestartOff", "peers drop the routes", "--bgp-graceful-restart=true"}
 	hairpin := mistake{"HairpinMissing", server + " through " + clusterIP(t, ns) + ":80", "--hairpin-mode=true"}
-	full := mistake{"FullMeshTooLarge", fmt.Sprintf("%d nodes in a full mesh", mesh), "--nodes-full-mesh=false"}
+	full := mistake{"FullMeshTooLarge", "nodes in a full mesh are", "--nodes-full-mesh=false"} // it is said once, of so many as there are then
 	for _, m := range []mistake{restart, hairpin, full} {
 		m.begin(t)
 	}

@@ -27,7 +27,7 @@ spec:
   containers:
   - name: agnhost
     image: %[3]s
-    command: [sh, -c, 'for i in $(seq 12); do curl -sS -o /dev/null --max-time 0.2 %[4]s && echo REACHED; done; echo tried']
+    command: [sh, -c, 'exec 2>&1; for i in $(seq 12); do curl -sS -o /dev/null --max-time 0.2 %[4]s && echo REACHED; done; echo tried']
 `
 	var pods []string
 	for i := range 4 {

@@ -14,8 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
-
-	"github.com/kube-router/kube-router/internal/cluster"
 )
 
 // Options say how to reach the API server.
@@ -41,7 +39,7 @@ type Client struct {
 	codecs   codecs
 	clients  map[schema.GroupVersion]rest.Interface
 	link     *link
-	recorder *recorder
+	recorder *Recorder
 }
 
 // Open prepares the connection. It does not wait for the API server; an error
@@ -103,7 +101,7 @@ func (c *Client) clientFor(base *rest.Config, gv schema.GroupVersion, httpClient
 
 // Events is where problems of the cluster's objects are reported. They are
 // posted while Run runs.
-func (c *Client) Events() cluster.Reporter { return c.recorder }
+func (c *Client) Events() *Recorder { return c.recorder }
 
 // Server is the URL of the API server.
 func (c *Client) Server() string { return c.link.server }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -45,8 +46,8 @@ const (
 // report identifies what was reported.
 type report struct{ object, reason, message string }
 
-// recorder is the cluster.Reporter that logs a report and posts it as an Event.
-type recorder struct {
+// Recorder is the cluster.Reporter that logs a report and posts it as an Event.
+type Recorder struct {
 	node  string
 	post  func(context.Context, *corev1.Event) error
 	log   *slog.Logger
@@ -59,8 +60,8 @@ type recorder struct {
 	suppressed int
 }
 
-func newRecorder(node string, post func(context.Context, *corev1.Event) error, log *slog.Logger) *recorder {
-	return &recorder{
+func newRecorder(node string, post func(context.Context, *corev1.Event) error, log *slog.Logger) *Recorder {
+	return &Recorder{
 		node:  node,
 		post:  post,
 		log:   log,
@@ -72,12 +73,12 @@ func newRecorder(node string, post func(context.Context, *corev1.Event) error, l
 }
 
 // Warn implements cluster.Reporter.
-func (r *recorder) Warn(kind string, object *cluster.Meta, reason, message string) {
+func (r *Recorder) Warn(kind string, object *cluster.Meta, reason, message string) {
 	message = truncate(message, longestMessage)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	id := report{kind + " " + object.UID + " " + object.Key.String(), reason, message}
+	id := report{subject(kind, object), reason, message}
 	if !r.isNew(id, now) {
 		return
 	}
@@ -98,8 +99,21 @@ func (r *recorder) Warn(kind string, object *cluster.Meta, reason, message strin
 	}
 }
 
+// Mended says that what was reported of an object for a reason is over: when it
+// comes back it is reported again, however soon.
+func (r *Recorder) Mended(kind string, object *cluster.Meta, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	about := subject(kind, object)
+	maps.DeleteFunc(r.seen, func(id report, _ time.Time) bool { return id.object == about && id.reason == reason })
+}
+
+func subject(kind string, object *cluster.Meta) string {
+	return kind + " " + object.UID + " " + object.Key.String()
+}
+
 // isNew says whether a report was not made lately. The caller holds the lock.
-func (r *recorder) isNew(id report, now time.Time) bool {
+func (r *Recorder) isNew(id report, now time.Time) bool {
 	if at, ok := r.seen[id]; ok && now.Sub(at) < quietPeriod {
 		return false
 	}
@@ -119,7 +133,7 @@ func (r *recorder) isNew(id report, now time.Time) bool {
 
 // run posts Events until ctx ends. Failures of the same kind in a row are one
 // line.
-func (r *recorder) run(ctx context.Context) {
+func (r *Recorder) run(ctx context.Context) {
 	failure := ""
 	for {
 		select {
@@ -140,7 +154,7 @@ func (r *recorder) run(ctx context.Context) {
 
 // postOne posts an Event. The kind of its failure is empty after success. An
 // Event that exists already was made by another node's agent.
-func (r *recorder) postOne(ctx context.Context, event *corev1.Event) (failure string, err error) {
+func (r *Recorder) postOne(ctx context.Context, event *corev1.Event) (failure string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, postTimeout)
 	defer cancel()
 	err = r.post(ctx, event)

@@ -26,9 +26,9 @@ func statusError(code int) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Code: int32(code), Reason: "Test", Message: fmt.Sprint("status ", code)}}
 }
 
-// posted is a recorder whose posts are kept, or fail.
+// posted is a Recorder whose posts are kept, or fail.
 type posted struct {
-	*recorder
+	*Recorder
 	log  *logged
 	mu   sync.Mutex
 	all  []*corev1.Event
@@ -37,7 +37,7 @@ type posted struct {
 
 func newPosted(t *testing.T) *posted {
 	p := &posted{log: &logged{}}
-	p.recorder = newRecorder("node-1", func(_ context.Context, e *corev1.Event) error {
+	p.Recorder = newRecorder("node-1", func(_ context.Context, e *corev1.Event) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.fail == nil {
@@ -78,6 +78,12 @@ func TestReportsAreDeduplicated(t *testing.T) {
 		time.Sleep(quietPeriod)
 		p.Warn("Service", web("a"), "PartIgnored", "a port is wrong")
 		expect(5, 5)
+		p.Warn("Service", web("a"), "Rejected", "a port is wrong")
+		expect(6, 6)
+		p.Mended("Service", web("a"), "Rejected")
+		p.Warn("Service", web("a"), "PartIgnored", "a port is wrong")
+		p.Warn("Service", web("a"), "Rejected", "a port is wrong")
+		expect(7, 7) // the one that was mended in between
 	})
 }
 
