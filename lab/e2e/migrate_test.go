@@ -32,6 +32,7 @@ func migrateFrom(t *testing.T, ns, mode, sign string) {
 	before := onNode(t, 1, kernelState)
 	agent := must(t, "kubectl -n kube-system get pod -l k8s-app=kube-router --field-selector spec.nodeName=node1 -o name")
 
+	later(t, "kubectl -n kube-system exec %s -- kube-router --cleanup-config", agent)
 	stop := startKubeProxy(t, mode)
 	eventually(t, succeeds, "%s exec --node 1 %s", lab, quote(sign))
 	connects(t, ns, "client", "http://"+vip+"/hostname")

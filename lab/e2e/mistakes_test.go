@@ -82,6 +82,7 @@ func kubeProxyRuns(t *testing.T) {
 	left := mistake{"KubeProxyRulesLeft", "chain KUBE-SERVICES in the IPv4 table nat", "kube-router --cleanup-config"}
 	since := runs.begin(t)
 	left.begin(t)
+	later(t, "kubectl -n kube-system exec %s -- kube-router --cleanup-config", agentOf(t, 1))
 	stop := startKubeProxy(t, "iptables")
 	runs.noticed(t, since)
 	stop()
