@@ -169,7 +169,7 @@ func badFlags(t *testing.T) {
 	connects(t, ns, "client", url)
 	must(t, "kubectl delete node -l e2e=mesh --wait=false")
 	full.mended(t)
-	packets.lostNone(t)
+	packets.lostAtMost(t, 1) // a session that ended would cost hundreds
 
 	before()
 	for _, m := range []mistake{restart, hairpin} {
