@@ -54,7 +54,7 @@ func (s *Speaker) toldOf() told {
 			t.nodes[f]++
 		}
 	}
-	if !s.config.ClusterID.IsValid() {
+	if !s.config.ClusterID.IsValid() || s.hold.on {
 		return t // nothing that was learned is told
 	}
 	for prefix, paths := range s.learned {

@@ -58,6 +58,7 @@ func (s *Speaker) tellAgain(addr netip.Addr, since time.Time) {
 	session := s.sessions[addr]
 	same := session != nil && session.since.Equal(since) && session.state == bgp.BGP_FSM_ESTABLISHED
 	quiet := since.Sub(s.missed.last) > missTime
+	told := s.holdTells(since)
 	var gone []netip.Prefix
 	for prefix, at := range s.missed.withdrawn {
 		_, ours := s.advertised[prefix]
@@ -69,7 +70,10 @@ func (s *Speaker) tellAgain(addr netip.Addr, since time.Time) {
 	if !same || quiet {
 		return
 	}
-	errs := []error{s.refresh(addr.String(), api.ResetPeerRequest_DIRECTION_OUT)}
+	var errs []error
+	if !told {
+		errs = append(errs, s.refresh(addr.String(), api.ResetPeerRequest_DIRECTION_OUT))
+	}
 	for _, prefix := range gone {
 		errs = append(errs, s.withdrawAgain(prefix))
 	}

@@ -123,7 +123,7 @@ func (p Policy) exportsLike(q Policy) bool {
 // applyPolicies makes GoBGP's policies those of s.policy, with these peers as
 // the external ones.
 func (s *Speaker) applyPolicies(external []netip.Addr) error {
-	if err := s.server.SetPolicies(context.Background(), policies(s.policy, external, s.config.ClusterID)); err != nil {
+	if err := s.server.SetPolicies(context.Background(), policies(s.policy, external, s.config.ClusterID, s.holding())); err != nil {
 		return fmt.Errorf("BGP: set the policies: %w", err)
 	}
 	s.external = external
@@ -146,9 +146,9 @@ func (s *Speaker) assignPolicies() error {
 }
 
 // policies are p in GoBGP's words, for a reflector of a cluster if that is
-// valid. A set is never empty: for GoBGP an empty set of neighbours matches
+// valid, which reflects nothing yet where it is on hold. A set is never empty: for GoBGP an empty set of neighbours matches
 // everybody.
-func policies(p Policy, external []netip.Addr, cluster netip.Addr) *api.SetPoliciesRequest {
+func policies(p Policy, external []netip.Addr, cluster netip.Addr, onHold bool) *api.SetPoliciesRequest {
 	sets := []*api.DefinedSet{marked(markedSet, fromExternal), neighbors(externalSet, external, nil)}
 	if cluster.IsValid() {
 		sets = append(sets, marked(reflectedSet, reflectedBy(cluster)))
@@ -160,7 +160,7 @@ func policies(p Policy, external []netip.Addr, cluster netip.Addr) *api.SetPolic
 		DefinedSets: sets,
 		Policies: []*api.Policy{
 			{Name: importPolicy, Statements: importStatements(cluster)},
-			{Name: exportPolicy, Statements: exportStatements(p, cluster)},
+			{Name: exportPolicy, Statements: exportStatements(p, cluster, onHold)},
 		},
 	}
 }
@@ -253,7 +253,7 @@ func importStatements(cluster netip.Addr) []*api.Statement {
 // exportStatements: external peers are told those of our own routes that are
 // for them, and nothing that we learned. Nodes are told our own, and those
 // that BGP's rules reflect (RFC 4456), but nothing that external peers sent.
-func exportStatements(p Policy, cluster netip.Addr) []*api.Statement {
+func exportStatements(p Policy, cluster netip.Addr, onHold bool) []*api.Statement {
 	var statements []*api.Statement
 	if p.NextHopSelf {
 		statements = append(statements, nextHopSelf(inet.IPv4), nextHopSelf(inet.IPv6))
@@ -281,7 +281,10 @@ func exportStatements(p Policy, cluster netip.Addr) []*api.Statement {
 	statements = append(statements,
 		&api.Statement{Name: "export-own-none", Conditions: &api.Conditions{RouteType: own}, Actions: reject},
 		&api.Statement{Name: "export-learned-external", Conditions: &api.Conditions{LargeCommunitySet: anyOf(markedSet)}, Actions: reject})
-	if cluster.IsValid() {
+	switch {
+	case onHold:
+		statements = append(statements, &api.Statement{Name: "export-reflected-later", Actions: reject})
+	case cluster.IsValid():
 		statements = append(statements, &api.Statement{
 			Name: "export-reflected", Actions: &api.Actions{LargeCommunity: mark(reflectedBy(cluster)), RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 		})

@@ -194,7 +194,7 @@ func FuzzPolicy(f *testing.F) {
 		if addr, err := netip.ParseAddr(peer); err == nil {
 			external = append(external, addr)
 		}
-		if err := s.server.SetPolicies(t.Context(), policies(valid, external, netip.AddrFrom4([4]byte{count}))); err != nil {
+		if err := s.server.SetPolicies(t.Context(), policies(valid, external, netip.AddrFrom4([4]byte{count}), self)); err != nil {
 			t.Fatalf("%+v of %v: %v", valid, external, err)
 		}
 	})

@@ -158,6 +158,7 @@ func (s *Speaker) pathsChanged(paths []*apiutil.Path) {
 	for _, p := range paths {
 		if prefix, ok := s.pathChanged(p); ok {
 			if s.config.ClusterID.IsValid() { // others are told of it
+				s.heard()
 				s.missed.changed(prefix, len(s.learned[prefix]) == 0)
 			}
 			changed = append(changed, prefix)

@@ -96,6 +96,7 @@ func (s *Speaker) sessionUp(session *session, state *apiutil.PeerState) {
 	session.since, session.failed, session.tries = time.Now(), "", 0
 	session.families = spoken(state.RemoteCap, s.families())
 	session.promised, session.waiting = promisedEOR(state.RemoteCap, s.families())
+	s.heard()
 	addr, since := session.peer.Addr, session.since
 	session.again.stop()
 	session.again = timer{time.AfterFunc(missTime, func() { s.tellAgain(addr, since) })}

@@ -43,6 +43,7 @@ type Speaker struct {
 	advertised map[netip.Prefix]Route
 	learned    map[netip.Prefix]map[source]netip.Addr
 	missed     missed
+	hold       hold
 	stopped    bool
 }
 
@@ -60,6 +61,7 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
 		started:    time.Now(),
 		limitRetry: limitRetry,
+		hold:       hold{on: config.startsOnHold()},
 	}
 	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
 	options := []server.ServerOption{
@@ -138,6 +140,7 @@ func (s *Speaker) Stop() {
 		session.rest.stop()
 		session.again.stop()
 	}
+	s.hold.look.stop()
 	s.mu.Unlock()
 	if was {
 		return

@@ -93,7 +93,7 @@ func (f *flags) defineRouting(c *Config) {
 	add(f, &c.BGP.GracefulRestartTime, "bgp-graceful-restart-time", 90*time.Second, restartTime(),
 		"How long peers keep them: at most 4095s.")
 	add(f, &c.BGP.DeferralTime, "bgp-graceful-restart-deferral-time", 30*time.Second, seconds(1, 65535, "a deferral time"),
-		"How long a route reflector waits after a restart, at most, for the routes of its peers before it tells any. A fresh start waits for nothing.")
+		"How long a route reflector waits after a restart, at most, for the routes of its peers before it tells any. A fresh start does not wait for it.")
 	add(f, &f.adminPort, "gobgp-admin-port", 50051, portOrOff(),
 		"Port of GoBGP's gRPC API, for the gobgp command. 0: none.")
 	add(f, &f.adminAddr, "gobgp-admin-address", "127.0.0.1", oneListenIP(),
