@@ -39,6 +39,16 @@ func reflectedBy(cluster netip.Addr) string {
 	return fmt.Sprintf("4294967295:1:%d", binary.BigEndian.Uint32(id[:]))
 }
 
+// reflected matches the mark of any cluster.
+const reflected = "4294967295:1:[0-9]+"
+
+// indirectPreference is what a reflector takes for what another one tells, so
+// that it prefers what a client tells itself. RFC 4456 section 9 wants that by
+// the length of the CLUSTER_LIST, which GoBGP does not compare: its best path
+// would be that of the lower router ID, and each client would be told of it once
+// more. Clients never see it.
+const indirectPreference = usualPreference - 1
+
 // The names of policies and sets, as "gobgp policy" shows them.
 const (
 	importPolicy = "kube-router-import"
@@ -46,6 +56,7 @@ const (
 	externalSet  = "external"
 	markedSet    = "from-external"
 	reflectedSet = "reflected-here"
+	indirectSet  = "reflected"
 )
 
 // SetPolicy makes p the policy. Nothing that stays allowed is withdrawn
@@ -151,7 +162,7 @@ func (s *Speaker) assignPolicies() error {
 func policies(p Policy, external []netip.Addr, cluster netip.Addr, onHold bool) *api.SetPoliciesRequest {
 	sets := []*api.DefinedSet{marked(markedSet, fromExternal), neighbors(externalSet, external, nil)}
 	if cluster.IsValid() {
-		sets = append(sets, marked(reflectedSet, reflectedBy(cluster)))
+		sets = append(sets, marked(reflectedSet, reflectedBy(cluster)), marked(indirectSet, reflected))
 	}
 	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
 		sets = append(sets, rejected(p, f), neighbors(familySet(externalSet, f), external, &f))
@@ -243,6 +254,13 @@ func importStatements(cluster netip.Addr) []*api.Statement {
 			Actions:    &api.Actions{LocalPref: &api.LocalPrefAction{Value: usualPreference}},
 		})
 	}
+	if cluster.IsValid() {
+		statements = append(statements, &api.Statement{
+			Name:       "import-indirect",
+			Conditions: &api.Conditions{LargeCommunitySet: anyOf(indirectSet)},
+			Actions:    &api.Actions{LocalPref: &api.LocalPrefAction{Value: indirectPreference}},
+		})
+	}
 	return append(statements, &api.Statement{
 		Name:       "import-external",
 		Conditions: &api.Conditions{NeighborSet: anyOf(externalSet)},
@@ -286,7 +304,11 @@ func exportStatements(p Policy, cluster netip.Addr, onHold bool) []*api.Statemen
 		statements = append(statements, &api.Statement{Name: "export-reflected-later", Actions: reject})
 	case cluster.IsValid():
 		statements = append(statements, &api.Statement{
-			Name: "export-reflected", Actions: &api.Actions{LargeCommunity: mark(reflectedBy(cluster)), RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+			Name: "export-reflected",
+			Actions: &api.Actions{
+				LocalPref:      &api.LocalPrefAction{Value: usualPreference},
+				LargeCommunity: mark(reflectedBy(cluster)), RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT,
+			},
 		})
 	}
 	return statements

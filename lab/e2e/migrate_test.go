@@ -29,7 +29,7 @@ func TestMigrateFromKubeProxy(t *testing.T) {
 func migrateFrom(t *testing.T, ns, mode, sign string) {
 	vip := clusterIP(t, ns)
 	connects(t, ns, "client", "http://"+vip+"/hostname")
-	before := onNode(t, 1, kernelState)
+	before := settledState(t)
 	agent := must(t, "kubectl -n kube-system get pod -l k8s-app=kube-router --field-selector spec.nodeName=node1 -o name")
 
 	later(t, "kubectl -n kube-system exec %s -- kube-router --cleanup-config", agent)
