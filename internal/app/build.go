@@ -115,7 +115,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 		ExternalIPRanges: cfg.Services.ExternalIPRanges, LoadBalancerIPRanges: cfg.Services.LoadBalancerIPRanges,
 		AnyIP: cfg.Services.AnyIP, RejectUnassigned: cfg.Services.RejectUnassigned, Guard: cfg.Services.Guard,
 		NodePortsEverywhere: cfg.Services.NodePortsEverywhere, DSR: cfg.Services.DSR,
-		GracePeriod: cfg.Services.GracePeriod, ExcludedCIDRs: cfg.Services.ExcludedCIDRs,
+		Predecessors: predecessors, GracePeriod: cfg.Services.GracePeriod, ExcludedCIDRs: cfg.Services.ExcludedCIDRs,
 		TCPTimeout: cfg.Services.TCPTimeout, TCPFinTimeout: cfg.Services.TCPFinTimeout, UDPTimeout: cfg.Services.UDPTimeout,
 		SyncPeriod: cfg.IPVSSyncPeriod, Synced: a.synced(servicesName), Landed: a.metrics.LandingObserver(servicesName),
 	}, a.feeds, services.Drivers{

@@ -8,8 +8,13 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kubeproxy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
+
+// predecessors are the links that hold the addresses of Services for an earlier
+// release, and for kube-proxy.
+var predecessors = []string{former.Link, kubeproxy.Link}
 
 // sweepAgain is when what could not be removed is tried again.
 const sweepAgain = 30 * time.Second

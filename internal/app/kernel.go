@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/kube-router/kube-router/internal/former"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -16,7 +15,6 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
-	"github.com/kube-router/kube-router/internal/kubeproxy"
 )
 
 // drivers are the kernel facilities that more than one controller uses.
@@ -73,7 +71,7 @@ func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) 
 	d.foreign, routesErr = route.Open()
 	d.routes = d.foreign
 	if routesErr == nil {
-		d.foreign.Ceding = []string{former.Link, kubeproxy.Link}
+		d.foreign.Ceding = predecessors
 	}
 	links, linksErr := link.Open()
 	d.flows, flowsErr = conntrack.Open()

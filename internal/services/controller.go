@@ -58,6 +58,9 @@ type Config struct {
 	DSR bool
 	// NodePortsEverywhere serves node ports at all addresses of the host.
 	NodePortsEverywhere bool
+	// Predecessors are the links of other service proxies: their addresses are
+	// those of Services, not the host's.
+	Predecessors []string
 	// Guard has the firewall of the Services' addresses.
 	Guard bool
 	// GracePeriod is how long the connections of a removed endpoint may last.

@@ -128,6 +128,9 @@ func (c *Controller) findAddresses(me *self) error {
 		return fmt.Errorf("reading the host's addresses: %w", err)
 	}
 	for _, a := range list {
+		if slices.Contains(c.config.Predecessors, a.Link) {
+			continue
+		}
 		if ip := a.Prefix.Addr(); routable(ip) && slices.Contains(c.config.Families, inet.FamilyOf(ip)) && !slices.Contains(me.addrs, ip) {
 			me.addrs = append(me.addrs, ip)
 		}

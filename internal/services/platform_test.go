@@ -178,7 +178,9 @@ func TestNodePortsEverywhere(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		config := config4()
 		config.NodePortsEverywhere = true
+		config.Predecessors = []string{"kube-ipvs0"}
 		w.links.AddLink("eth1", 1500, netip.MustParsePrefix("172.16.0.1/24"), netip.MustParsePrefix("169.254.0.1/16"))
+		w.links.AddLink("kube-ipvs0", 1500, netip.MustParsePrefix("10.96.0.10/32"))
 		r := w.start(config, set(n1, service("web", "10.96.0.10", tcp(80, 30080)), slice("web", 8080, ready("10.244.1.2", "n1"))))
 		defer r.stop()
 		listening := func() string {

@@ -88,9 +88,10 @@ func TestNearEndpoints(t *testing.T) {
 	wantReal(t, 1, virtual, names, "on1 1", "on2 1", "on3 1")
 
 	patch := func(spec string) { must(t, "kubectl -n %s patch service server -p '{\"spec\":{%s}}'", ns, spec) }
+	// Those that get nothing new have weight 0.
 	patch(`"trafficDistribution":"PreferClose"`)
-	wantReal(t, 1, virtual, names, "on1 1", "on2 1")
-	wantReal(t, 3, virtual, names, "on3 1")
+	wantReal(t, 1, virtual, names, "on1 1", "on2 1", "on3 0")
+	wantReal(t, 3, virtual, names, "on1 0", "on2 0", "on3 1")
 	must(t, "kubectl -n %s delete pod on3", ns)
 	wantReal(t, 3, virtual, names, "on1 1", "on2 1") // none near is left
 
@@ -132,42 +133,27 @@ ports: [{name: http, port: %[3]d, protocol: TCP}]
 	connects(t, ns, "client", "http://"+vip+"/hostname")
 }
 
-// Flags of the service proxy that change what every Service gets.
-func TestServiceFlags(t *testing.T) {
+func TestNodePortsAtEveryAddress(t *testing.T) {
 	ns := namespace(t)
-	back := setFlags(t, "--ipvs-graceful-termination", "--ipvs-graceful-period=20s", "--nodeport-bindon-all-ip", "--masquerade-all", "--service-proxy-scheduling-algorithm=lc")
-	client(t, ns, "client", 1)
-	serve(t, ns, "far", 2)
+	serve(t, ns, "server", 2)
 	apply(t, ns, fmt.Sprintf(service, "NodePort"))
-	vip := clusterIP(t, ns)
-	connects(t, ns, "client", "http://"+vip+"/hostname")
-
-	t.Run("the scheduler of all", func(t *testing.T) {
-		if out := onNode(t, 1, "ipvsadm -Ln"); !strings.Contains(out, vip+":80 lc") || !strings.Contains(out, "10.96.0.1:443 lc") {
-			t.Errorf("lc is not the scheduler of\n%s", out)
-		}
-	})
-	t.Run("pods get the node's address", func(t *testing.T) {
-		bridge := onNode(t, 1, "ip -4 -o address show kube-bridge | awk '{print $4}' | cut -d/ -f1")
-		out := connects(t, ns, "client", "http://"+vip+"/clientip")
-		if ip, _, _ := strings.Cut(out, ":"); ip != nodeIP(t, 1) && ip != bridge {
-			t.Errorf("the server saw %s", out)
-		}
-	})
-	t.Run("node ports at every address", func(t *testing.T) {
-		port := must(t, "kubectl -n %s get service server -o jsonpath='{.spec.ports[0].nodePort}'", ns)
-		later(t, "%s exec --node 1 'ip address del 192.0.2.77/32 dev vec0'", lab)
-		onNode(t, 1, "ip address add 192.0.2.77/32 dev vec0")
-		eventually(t, succeeds, "%s exec --node 1 'curl -sS --max-time 2 http://192.0.2.77:%s/hostname'", lab, port)
-	})
-	t.Run("a connection outlives its endpoint", func(t *testing.T) { connectionOutlives(t, ns, vip) })
-	back()
-	eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, vip+":80 rr") }, "%s exec --node 1 'ipvsadm -Ln'", lab)
+	port := must(t, "kubectl -n %s get service server -o jsonpath='{.spec.ports[0].nodePort}'", ns)
+	later(t, "%s exec --node 1 'ip address del 192.0.2.77/32 dev vec0'", lab)
+	onNode(t, 1, "ip address add 192.0.2.77/32 dev vec0")
+	o := outside(t)
+	o.sends("192.0.2.77", 1)
+	eventually(t, succeeds, "%s", o.get("http://192.0.2.77:"+port+"/hostname"))
 }
 
-// connectionOutlives takes the only endpoint from a Service, its Pod's label,
-// while a connection to it is open: that goes on, at weight 0.
-func connectionOutlives(t *testing.T, ns, vip string) {
+// An endpoint is taken from a Service, its Pod's label, while a connection to it
+// is open: that goes on, at weight 0.
+func TestAConnectionOutlivesItsEndpoint(t *testing.T) {
+	ns := namespace(t)
+	client(t, ns, "client", 1)
+	names := map[string]string{serve(t, ns, "a", 2): "a", serve(t, ns, "b", 3): "b"}
+	apply(t, ns, fmt.Sprintf(service, "ClusterIP"))
+	vip := clusterIP(t, ns)
+	connects(t, ns, "client", "http://"+vip+"/hostname")
 	const requests = 12
 	answered := make(chan string, 1)
 	go func() {
@@ -175,13 +161,21 @@ func connectionOutlives(t *testing.T, ns, vip string) {
 			printf 'GET /hostname HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'; sleep 3) | timeout 60 nc %s 80 | grep -o 'HTTP/1.1 200' | wc -l`, requests, vip)))
 		answered <- out
 	}()
-	names := map[string]string{must(t, "kubectl -n %s get pod far -o jsonpath='{.status.podIP}'", ns): "far"}
-	eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, "ESTABLISHED") }, "%s exec --node 1 'ipvsadm -Lnc | grep %s'", lab, vip)
-	must(t, "kubectl -n %s label pod far app-", ns)
-	wantReal(t, 1, vip+":80", names, "far 0")
-	blocked(t, ns, "client", "http://"+vip+"/hostname")
+	to := eventually(t, func(out string, err error) bool { return err == nil && strings.HasSuffix(out, ":8080") },
+		"%s exec --node 1 \"ipvsadm -Lnc | grep ESTABLISHED | grep %s:80 | awk '{print \\$6}'\"", lab, vip)
+	goes := names[strings.TrimSuffix(to, ":8080")]
+	stays := map[string]string{"a": "b", "b": "a"}[goes]
+	must(t, "kubectl -n %s label pod %s app-", ns, goes)
+	during := []string{goes + " 0", stays + " 1"}
+	slices.Sort(during)
+	wantReal(t, 1, vip+":80", names, during...)
+	for range 4 {
+		if out := connects(t, ns, "client", "http://"+vip+"/hostname"); out != stays {
+			t.Errorf("a new connection went to %s", out)
+		}
+	}
 	if out := <-answered; out != fmt.Sprint(requests) {
 		t.Errorf("of %d requests over the connection %s were answered", requests, out)
 	}
-	wantReal(t, 1, vip+":80", names) // soon after the last connection
+	wantReal(t, 1, vip+":80", names, stays+" 1") // soon after the last connection
 }

@@ -83,7 +83,7 @@ func kubeProxyRuns(t *testing.T) {
 	since := runs.begin(t)
 	left.begin(t)
 	later(t, "kubectl -n kube-system exec %s -- kube-router --cleanup-config", agentOf(t, 1))
-	stop := startKubeProxy(t, "iptables")
+	stop := startKubeProxy(t, 1, "iptables")
 	runs.noticed(t, since)
 	stop()
 	left.noticed(t, since)

@@ -12,7 +12,7 @@ import (
 func TestQuietAtRest(t *testing.T) {
 	eventually(t, func(out string, err error) bool { return err == nil && !strings.Contains(out, "e2e-") },
 		"kubectl get namespaces -o name") // of tests before this one
-	const minutes = 2
+	const minutes = 1
 	since := time.Now().UTC().Add(time.Second).Format(time.RFC3339)
 	select {
 	case <-t.Context().Done():
@@ -26,7 +26,7 @@ func TestQuietAtRest(t *testing.T) {
 		if out == "" {
 			lines = 0
 		}
-		t.Logf("node%d: %d lines in %d minutes", node, lines, minutes)
+		t.Logf("node%d: %d lines in %d minute", node, lines, minutes)
 		if lines > minutes {
 			t.Errorf("node%d:\n%s", node, out)
 		}

@@ -15,9 +15,9 @@ import (
 const kernelState = `ip route show proto 17; ip route show table local proto 17; ipvsadm -Sn; ` +
 	`ipset save | sort; iptables-legacy-save | grep -v '^[#:]'; cat /etc/cni/net.d/*`
 
-// settledState is the kernelState of node 1 when nothing of earlier tests goes
+// settledState is the kernelState of a node when nothing of earlier tests goes
 // any more.
-func settledState(t *testing.T) string {
+func settledState(t *testing.T, node int) string {
 	t.Helper()
 	eventually(t, func(out string, err error) bool { return err == nil && !strings.Contains(out, "Terminating") }, "kubectl get namespaces")
 	last := ""
@@ -25,7 +25,7 @@ func settledState(t *testing.T) string {
 		same := err == nil && out == last
 		last = out
 		return same
-	}, "%s exec --node 1 %s", lab, quote(kernelState))
+	}, "%s exec --node %d %s", lab, node, quote(kernelState))
 }
 
 // A rolling restart of all agents while a client fetches page after page, from
@@ -66,7 +66,7 @@ func TestRestartChangesNothing(t *testing.T) {
 	apply(t, ns, fmt.Sprintf(denyAll, "Ingress"))
 	client(t, ns, "client", 1)
 	blocked(t, ns, "client", "http://"+clusterIP(t, ns)+"/hostname")
-	before := settledState(t)
+	before := settledState(t, 1)
 	must(t, "kubectl -n kube-system delete pod -l k8s-app=kube-router --field-selector spec.nodeName=node1")
 	must(t, "kubectl -n kube-system rollout status daemonset/kube-router --timeout=120s")
 	if after := onNode(t, 1, kernelState); after != before {
