@@ -13,8 +13,9 @@ import (
 // a few times what a session takes to come up and deliver its table.
 const linger = 20 * time.Second
 
-// settleTime is for what reflectors hear from each other after a restart.
-const settleTime = 5 * time.Second
+// settleTime is for what reflectors hear from each other after a restart, and
+// wait for before they pass it on (bgp.md, graceful restart).
+const settleTime = 15 * time.Second
 
 // peeringConfig is what the flags say of whom to speak BGP with. What peers say
 // of the cluster's own Services is not taken.

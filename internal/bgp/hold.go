@@ -18,8 +18,10 @@ import (
 // "bgp update-delay".
 const (
 	// holdQuiet is for how long no session may have come up, and no route have
-	// changed.
-	holdQuiet = 500 * time.Millisecond
+	// changed, when all peers are there; holdAbsent is that when some are not: a
+	// thousand that come at once make pauses.
+	holdQuiet  = 500 * time.Millisecond
+	holdAbsent = 3 * time.Second
 	// holdMost bounds the wait, from the first session on.
 	holdMost = 10 * time.Second
 )
@@ -62,10 +64,16 @@ func (s *Speaker) heard() {
 func (s *Speaker) lookAtHold() {
 	s.mu.Lock()
 	h := &s.hold
-	wait := min(time.Until(h.last.Add(holdQuiet)), time.Until(h.since.Add(holdMost)))
+	quiet := holdQuiet
+	for _, session := range s.sessions {
+		if session.since.IsZero() {
+			quiet = holdAbsent
+		}
+	}
+	wait := min(time.Until(h.last.Add(quiet)), time.Until(h.since.Add(holdMost)))
 	if s.stopped || wait > 0 {
 		if !s.stopped {
-			h.look.Reset(wait)
+			h.look.Reset(min(wait, holdQuiet)) // peers that are missed may come, or go
 		}
 		s.mu.Unlock()
 		return
