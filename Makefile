@@ -114,7 +114,7 @@ bench-policy: build ## the policy controller on this host's kernel, in network n
 	@go build -o .lab/bin/bench-policy ./bench/policy
 	@.lab/bin/bench-policy
 
-bench-routes: build ## BGP beside BIRD: routes into the kernel, a mesh and reflectors, judged; about 5 min
+bench-routes: build ## BGP beside BIRD: routes into the kernel, a mesh and reflectors, judged; about 3 min
 	@scripts/packages iproute2 iptables ipset bird2
 	@go build -o .lab/bin/bench-routes ./bench/routes
 	@.lab/bin/bench-routes
