@@ -48,11 +48,11 @@ func TestReflectorsOnTheKernel(t *testing.T) {
 			return len(lines) > 0 && lines[len(lines)-1] == "sessions "+want, fmt.Sprint(lines)
 		})
 	}
-	// n2 becomes a reflector as well, and then n1 ceases to be one. Of what n3
-	// says both hear at first hand, and one takes what the other reflects.
+	// n2 becomes a reflector as well, and then n1 ceases to be one. What n3 says
+	// both hear at first hand, which they prefer, and reflect to each other.
 	annotate(2, reflects)
 	sessions(3, "192.168.66.11:2 192.168.66.12:2")
-	sessions(1, "192.168.66.12:1 192.168.66.13:1")
+	sessions(1, "192.168.66.12:2 192.168.66.13:1")
 	sessions(2, "192.168.66.11:2 192.168.66.13:1")
 	annotate(1, "")
 	sessions(1, "192.168.66.12:2")
