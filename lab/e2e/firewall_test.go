@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestFirewallOnly runs the policy controller alone, from the manifest that is
@@ -50,13 +51,13 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `)
 	vip := must(t, "kubectl -n %s get service web -o jsonpath='{.spec.clusterIP}'", ns)
-	before := foreign(t)
 	urls := []string{"http://" + near + ":8080/hostname", "http://" + vip + "/hostname"}
 	all := []string{"good", "bad", "goodfar", "badfar"}
 	each(all, urls, func(pod, url string) { connects(t, ns, pod, url) })
 	if from := connects(t, ns, "goodfar", "http://"+vip+"/clientip"); !strings.HasPrefix(from, goodFar+":") {
 		t.Errorf("through the Service the server sees %s, not the client's address %s", from, goodFar)
 	}
+	before := foreignAtRest(t)
 	apply(t, ns, `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -80,6 +81,22 @@ spec:
 	if after := foreign(t); after != before {
 		t.Errorf("what belongs to kube-proxy and the CNI plugin was\n%s\nand is\n%s", before, after)
 	}
+}
+
+// foreignAtRest is foreign once kube-proxy has caught up with the cluster: after
+// its DNS serves, nothing of it changes for longer than kube-proxy collects.
+func foreignAtRest(t *testing.T) string {
+	must(t, "kubectl -n kube-system rollout status deployment/coredns --timeout=%s", patience)
+	last, since := foreign(t), time.Now()
+	for start := time.Now(); time.Since(since) < 5*time.Second; {
+		if time.Since(start) > patience {
+			t.Fatalf("kube-proxy and the CNI plugin did not come to rest:\n%s", last)
+		}
+		if now := foreign(t); now != last {
+			last, since = now, time.Now()
+		}
+	}
+	return last
 }
 
 // foreign is what is not ours in node 1's packet filter, IPVS and routes.
