@@ -37,7 +37,7 @@ export VERSION
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
-.PHONY: help build lab-tool manifests docs test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool manifests docs test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-dual e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -81,8 +81,8 @@ guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint
 	@$(STAGE) run gofmt scripts/gofmt
-	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab -tags overlay ./e2e && go vet -C lab -tags manifests ./e2e && go vet -C lab/addons ./coredns ./pause && go vet -C lab/check ./...'
-	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e && go run $(STATICCHECK) -tags overlay ./e2e && go run $(STATICCHECK) -tags manifests ./e2e && cd check && go run $(STATICCHECK) ./...'
+	@$(STAGE) run 'go vet' sh -c 'go vet ./... && go vet -tags kernel ./... && go vet -tags guest ./... && go vet -C lab ./... && go vet -C lab -tags e2e ./... && go vet -C lab -tags firewall ./e2e && go vet -C lab -tags overlay ./e2e && go vet -C lab -tags dual ./e2e && go vet -C lab -tags manifests ./e2e && go vet -C lab/addons ./coredns ./pause && go vet -C lab/check ./...'
+	@$(STAGE) run staticcheck sh -c 'go run $(STATICCHECK) -tags kernel,guest ./... && cd lab && go run $(STATICCHECK) -tags e2e ./... && go run $(STATICCHECK) -tags firewall ./e2e && go run $(STATICCHECK) -tags overlay ./e2e && go run $(STATICCHECK) -tags dual ./e2e && go run $(STATICCHECK) -tags manifests ./e2e && cd check && go run $(STATICCHECK) ./...'
 	@$(STAGE) run 'go.mod is tidy' go mod tidy -diff
 	@$(STAGE) run 'manifests are what the chart says' go run ./deploy/generate -check
 	@$(STAGE) run 'chart, bases and manifests are the same objects' go test -C lab/check -run '^TestAllRenderTheSame$$' ./...
@@ -96,6 +96,9 @@ e2e-firewall: lab-tool ## the policy controller alone, beside another CNI plugin
 
 e2e-overlay: lab-tool ## overlays between two subnets with a router between
 	@scripts/e2e-overlay $(LAB)
+
+e2e-dual: lab-tool ## IPv4 and IPv6 on one cluster: routes, Services and policies
+	@scripts/e2e-dual $(LAB)
 
 e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of its own; about 11 min
 	@scripts/e2e-manifests $(LAB)

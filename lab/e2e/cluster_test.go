@@ -1,4 +1,4 @@
-//go:build e2e || firewall || overlay || manifests
+//go:build e2e || firewall || overlay || manifests || dual
 
 // Package e2e tests the product on a cluster of the lab: real kubelets, a real
 // kernel, the manifest that users apply. "make e2e" runs it.

@@ -1,4 +1,4 @@
-//go:build e2e || firewall || overlay
+//go:build e2e || firewall || overlay || dual
 
 package e2e
 

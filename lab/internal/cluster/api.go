@@ -102,7 +102,7 @@ type node struct {
 		Name string `json:"name"`
 	} `json:"metadata"`
 	Spec struct {
-		PodCIDR string `json:"podCIDR"`
+		PodCIDRs []string `json:"podCIDRs"`
 	} `json:"spec"`
 	Status struct {
 		Conditions []condition `json:"conditions"`

@@ -48,11 +48,13 @@ func (l *Lab) registered(ctx context.Context, a *api, s *state) error {
 	}
 	for _, n := range nodes {
 		i, ours := missing[n.Metadata.Name]
-		if !ours || n.Spec.PodCIDR == "" {
+		if !ours || len(n.Spec.PodCIDRs) == 0 {
 			continue
 		}
-		if err := s.Network.Route(n.Spec.PodCIDR, i); err != nil {
-			return err
+		for _, pods := range n.Spec.PodCIDRs {
+			if err := s.Network.Route(pods, i); err != nil {
+				return err
+			}
 		}
 		delete(missing, n.Metadata.Name)
 	}

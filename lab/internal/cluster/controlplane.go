@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"syscall"
 
-	"github.com/kube-router/kube-router/lab/internal/network"
 	"github.com/kube-router/kube-router/lab/internal/process"
 )
 
@@ -22,13 +21,14 @@ type component struct {
 
 func (c component) processes() []int { return process.WithArgument(c.mark) }
 
-// components describes the control plane. network may be nil where only the
+// components describes the control plane. The state may be nil where only the
 // processes are to be found.
-func (l *Lab) components(etcdPort int, networks ...network.Network) []component {
-	host := "127.0.0.1"
-	if len(networks) > 0 {
-		host = networks[0].Host().String()
+func (l *Lab) components(etcdPort int, s *state) []component {
+	if s == nil {
+		s = &state{}
 	}
+	host := s.Network.Host().String()
+	pods, services := s.Options.ranges()
 	pki := func(name string) string { return l.run("pki", name) }
 	etcd := fmt.Sprintf("http://127.0.0.1:%d", etcdPort)
 	list := []component{
@@ -44,10 +44,10 @@ func (l *Lab) components(etcdPort int, networks ...network.Network) []component 
 			"--kubelet-client-key=" + pki("kubelet-client.key"), "--kubelet-preferred-address-types=InternalIP",
 			"--service-account-issuer=https://kubernetes.default.svc." + domain,
 			"--service-account-key-file=" + pki("service-accounts.crt"), "--service-account-signing-key-file=" + pki("service-accounts.key"),
-			"--service-cluster-ip-range=" + serviceRange, "--allow-privileged=true", "--anonymous-auth=false",
+			"--service-cluster-ip-range=" + services, "--allow-privileged=true", "--anonymous-auth=false",
 		}},
 		{name: "kube-controller-manager", mark: "--kubeconfig=" + l.run("kube-controller-manager.conf"), args: []string{
-			"--allocate-node-cidrs", "--cluster-cidr=" + podRange,
+			"--allocate-node-cidrs", "--cluster-cidr=" + pods, "--service-cluster-ip-range=" + services,
 			"--use-service-account-credentials", "--service-account-private-key-file=" + pki("service-accounts.key"),
 			"--root-ca-file=" + pki("ca.crt"), "--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
 			"--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0",

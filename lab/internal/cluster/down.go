@@ -36,7 +36,7 @@ func (l *Lab) remove() error {
 	}
 	// Nothing is asked to end: its data go with it, and kube-apiserver
 	// lingers for a minute while a watch is open.
-	for _, c := range l.components(0) {
+	for _, c := range l.components(0, nil) {
 		process.KillWithArgument(c.mark)
 	}
 	process.KillWithArgument(l.peerConfig())
@@ -61,7 +61,7 @@ func (l *Lab) awaitEnd(channels []string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		left := process.WithArgument(l.peerConfig())
-		for _, c := range l.components(0) {
+		for _, c := range l.components(0, nil) {
 			left = append(left, c.processes()...)
 		}
 		for _, channel := range channels {

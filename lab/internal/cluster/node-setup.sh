@@ -10,7 +10,7 @@ mount --bind /run/cpuinfo /proc/cpuinfo
 
 ip -batch - <<IP
 link set vec0 up
-address add $ADDRESS dev vec0
+$ADDRESSES
 $ROUTES
 IP
 echo 1 > /proc/sys/net/ipv4/ip_forward

@@ -29,6 +29,11 @@ const apiReady = "api-ready"
 // files are laid out as kubeadm lays them out.
 func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string) error {
 	name, ip := NodeName(i), n.Node(i).String()
+	var addresses, ips []string
+	for _, p := range n.NodePrefixes(i) {
+		addresses = append(addresses, network.AddressOn(p, "vec0"))
+		ips = append(ips, p.Addr().String())
+	}
 	server := fmt.Sprintf("https://%s:%d", n.Host(), apiPort)
 	conf, _, err := ca.kubeconfig(server, "system:node:"+name, "system:nodes")
 	if err != nil {
@@ -63,7 +68,8 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 	if err := os.Chmod(filepath.Join(root, "opt/cni/bin/loopback"), 0o755); err != nil {
 		return err
 	}
-	env := fmt.Sprintf("CHANNEL='%s' STORE='%s' ADDRESS=%s/24 ROUTES='route add %s'\n", l.channel(i), store, ip, strings.Join(n.Ways(i), "\nroute add "))
+	env := fmt.Sprintf("CHANNEL='%s' STORE='%s' ADDRESSES='%s' ROUTES='route add %s'\n",
+		l.channel(i), store, strings.Join(addresses, "\n"), strings.Join(n.Ways(i), "\nroute add "))
 	return guest.Prepare(l.channel(i), guest.Spec{
 		Hostname: name,
 		ReadOnly: []string{store},
@@ -75,7 +81,7 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 			{Name: "kubelet", After: apiReady, Command: []string{
 				"sh", "-c", `until ctr version >/dev/null 2>&1; do sleep 0.2; done; exec "$0" "$@"`,
 				l.ws.Bin("kubelet"), "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
-				"--hostname-override=" + name, "--node-ip=" + ip,
+				"--hostname-override=" + name, "--node-ip=" + strings.Join(ips, ","),
 			}},
 		},
 	})

@@ -17,12 +17,14 @@ import (
 
 // Addresses inside the cluster.
 const (
-	domain       = "cluster.local"
-	podRange     = "10.244.0.0/16"
-	serviceRange = "10.96.0.0/16"
-	apiServiceIP = "10.96.0.1"
-	dnsServiceIP = "10.96.0.10"
-	apiPort      = 6443
+	domain        = "cluster.local"
+	podRange      = "10.244.0.0/16"
+	podRange6     = "fd00:10:244::/56"
+	serviceRange  = "10.96.0.0/16"
+	serviceRange6 = "fd00:10:96::/112"
+	apiServiceIP  = "10.96.0.1"
+	dnsServiceIP  = "10.96.0.10"
+	apiPort       = 6443
 )
 
 // Options select what Up starts.
@@ -38,6 +40,8 @@ type Options struct {
 	Subnets int `json:"subnets,omitempty"`
 	// Peer starts a BGP router outside of the cluster.
 	Peer bool `json:"peer,omitempty"`
+	// DualStack gives nodes, Pods and Services addresses of IPv4 and of IPv6.
+	DualStack bool `json:"dualStack,omitempty"`
 	// Memory of each node, as guest.Machine has it.
 	Memory string `json:"memory"`
 }
@@ -58,10 +62,21 @@ func (o Options) Validate() error {
 	if o.Subnets < 0 || o.Subnets > 2 {
 		return fmt.Errorf("--subnets %d: it must be 1 or 2", o.Subnets)
 	}
+	if o.Subnets > 1 && o.DualStack {
+		return errors.New("--dual-stack with --subnets 2: choose one of them")
+	}
 	if o.Router != RouterProduct && o.Router != RouterNone {
 		return fmt.Errorf("--router %q: it must be %s or %s", o.Router, RouterProduct, RouterNone)
 	}
 	return nil
+}
+
+// ranges are those of Pods and of Services, as the components' flags take them.
+func (o Options) ranges() (pods, services string) {
+	if o.DualStack {
+		return podRange + "," + podRange6, serviceRange + "," + serviceRange6
+	}
+	return podRange, serviceRange
 }
 
 // state is what a running lab needs to be found again. It is written before
@@ -135,7 +150,7 @@ func (l *Lab) lock() (release func(), err error) {
 
 // running lists what of the lab is running, and what is not.
 func (l *Lab) running(s *state) (up, down []string) {
-	for _, c := range l.components(0) {
+	for _, c := range l.components(0, nil) {
 		if len(c.processes()) > 0 {
 			up = append(up, c.name)
 		} else {

@@ -43,7 +43,7 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	}
 	for _, n := range nodes {
 		ready, why := is(n.Status.Conditions, "Ready")
-		fmt.Fprintf(out, "%s ready=%t pods %s (%s)\n", n.Metadata.Name, ready, n.Spec.PodCIDR, why)
+		fmt.Fprintf(out, "%s ready=%t pods %s (%s)\n", n.Metadata.Name, ready, strings.Join(n.Spec.PodCIDRs, ","), why)
 	}
 	return nil
 }

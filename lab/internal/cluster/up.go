@@ -113,6 +113,7 @@ func (l *Lab) start(ctx context.Context, log *progress.Log, o Options, store str
 	if err != nil {
 		return err
 	}
+	n.DualStack = o.DualStack
 	s := &state{Options: o, Network: n}
 	if err := l.writeState(s); err != nil {
 		return err
@@ -170,7 +171,7 @@ func (l *Lab) launchAll(w *watch, s *state, store string) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range l.components(port, n)[:2] {
+	for _, c := range l.components(port, s)[:2] {
 		cmd, err := l.launch(c)
 		if err != nil {
 			return err
@@ -218,7 +219,7 @@ func (l *Lab) launchRest(w *watch, s *state) error {
 			return err
 		}
 	}
-	for _, c := range l.components(0, s.Network)[2:] {
+	for _, c := range l.components(0, s)[2:] {
 		cmd, err := l.launch(c)
 		if err != nil {
 			return err
@@ -236,7 +237,11 @@ func (l *Lab) apply(ctx context.Context, o Options) error {
 		return err
 	}
 	if o.Router == RouterProduct {
-		files = append(files, l.ws.Source("deploy", "kube-router-all-features.yaml"))
+		manifest, err := l.manifest(o)
+		if err != nil {
+			return err
+		}
+		files = append(files, manifest)
 	}
 	args := []string{"--kubeconfig", l.Kubeconfig(), "apply"}
 	for _, f := range files {
@@ -247,4 +252,25 @@ func (l *Lab) apply(ctx context.Context, o Options) error {
 		return fmt.Errorf("kubectl apply -f %s: %w\n%s", strings.Join(files, " -f "), err, out)
 	}
 	return nil
+}
+
+// manifest is the one that users apply, or that one with the flags that the
+// documentation names for a dual-stack cluster.
+func (l *Lab) manifest(o Options) (path string, err error) {
+	shipped := l.ws.Source("deploy", "kube-router-all-features.yaml")
+	if !o.DualStack {
+		return shipped, nil
+	}
+	data, err := os.ReadFile(shipped)
+	if err != nil {
+		return "", err
+	}
+	_, services := o.ranges()
+	before, after, found := strings.Cut(string(data), "        args:\n")
+	if !found {
+		return "", fmt.Errorf("%s: its container has no args", shipped)
+	}
+	flags := fmt.Sprintf("        args:\n        - --enable-ipv6\n        - --service-cluster-ip-range=%s\n", services)
+	path = l.run("kube-router.yaml")
+	return path, writeFile(path, []byte(before+flags+after))
 }

@@ -10,12 +10,15 @@ import (
 	"strings"
 )
 
-// Network is one lab's bridge and subnet: 192.168.ID.0/24.
+// Network is one lab's bridge and subnet: 192.168.ID.0/24, and
+// fd00:c0a8:ID::/64 where it is dual-stack.
 type Network struct {
 	ID int `json:"id"`
 	// Subnets is 2 where every other node is in a subnet of its own, on a bridge
 	// of its own, with a router between.
 	Subnets int `json:"subnets,omitempty"`
+	// DualStack gives host and nodes an IPv6 address each beside that of IPv4.
+	DualStack bool `json:"dualStack,omitempty"`
 }
 
 const firstID, lastID = 66, 99
@@ -69,6 +72,24 @@ func (n Network) Node(i int) netip.Addr {
 	return n.address(byte(10 + i))
 }
 
+func (n Network) address6(host byte) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfd, 2: 192, 3: 168, 5: byte(n.ID), 15: host})
+}
+
+// HostPrefixes are the addresses of the host with the length of their subnets.
+func (n Network) HostPrefixes() []netip.Prefix { return n.prefixes(n.Host(), 1) }
+
+// NodePrefixes are the addresses of a node with the length of their subnets.
+func (n Network) NodePrefixes(i int) []netip.Prefix { return n.prefixes(n.Node(i), byte(10+i)) }
+
+func (n Network) prefixes(ip netip.Addr, host byte) []netip.Prefix {
+	list := []netip.Prefix{netip.PrefixFrom(ip, 24)}
+	if n.DualStack {
+		list = append(list, netip.PrefixFrom(n.address6(host), 64))
+	}
+	return list
+}
+
 // Bridge is the name of the host's bridge.
 func (n Network) Bridge() string { return fmt.Sprintf("kr-lab%d", n.ID) }
 
@@ -77,11 +98,11 @@ func (n Network) Tap(i int) string { return fmt.Sprintf("kr-lab%d-%d", n.ID, i) 
 
 // Create makes the bridge and the nodes' links.
 func (n Network) Create(nodes int) error {
-	script := []string{
-		"link add " + n.Bridge() + " type bridge",
-		fmt.Sprintf("address add %s/24 dev %s", n.Host(), n.Bridge()),
-		"link set " + n.Bridge() + " up",
+	script := []string{"link add " + n.Bridge() + " type bridge"}
+	for _, p := range n.HostPrefixes() {
+		script = append(script, AddressOn(p, n.Bridge()))
 	}
+	script = append(script, "link set "+n.Bridge()+" up")
 	if err := batch(script); err != nil {
 		return fmt.Errorf("make the lab's links (needs root): %w", err)
 	}
@@ -102,6 +123,16 @@ func (n Network) Create(nodes int) error {
 	return nil
 }
 
+// AddressOn is the line for ip that gives a link an address. One of IPv6 is
+// used at once: nobody else has it (RFC 4862, section 5.4, waits to find out).
+func AddressOn(p netip.Prefix, link string) string {
+	line := fmt.Sprintf("address add %s dev %s", p, link)
+	if p.Addr().Is6() {
+		line += " nodad"
+	}
+	return line
+}
+
 // Route lets the host reach a node's pods: the API server calls webhooks and
 // proxies to pods by their own addresses.
 func (n Network) Route(pods string, node int) error {
@@ -109,7 +140,11 @@ func (n Network) Route(pods string, node int) error {
 		way := []string{fmt.Sprintf("route replace %s via %s table 100", pods, n.Node(node))}
 		return errors.Join(batchIn(n.Namespace(RouterRole), way), batch([]string{fmt.Sprintf("route replace %s via %s", pods, n.Router())}))
 	}
-	return batch([]string{fmt.Sprintf("route replace %s via %s", pods, n.Node(node))})
+	via := n.Node(node)
+	if strings.Contains(pods, ":") {
+		via = n.address6(byte(10 + node))
+	}
+	return batch([]string{fmt.Sprintf("route replace %s via %s", pods, via)})
 }
 
 // Delete removes all links and namespaces of this network that exist.

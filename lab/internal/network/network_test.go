@@ -51,6 +51,24 @@ func TestTwoSubnets(t *testing.T) {
 	}
 }
 
+func TestDualStack(t *testing.T) {
+	for _, test := range []struct {
+		network Network
+		want    string
+	}{
+		{Network{ID: 66}, "[192.168.66.1/24] [192.168.66.12/24] [default via 192.168.66.1]"},
+		{Network{ID: 66, DualStack: true}, "[192.168.66.1/24 fd00:c0a8:42::1/64] [192.168.66.12/24 fd00:c0a8:42::c/64] [default via 192.168.66.1 default via fd00:c0a8:42::1]"},
+	} {
+		n := test.network
+		if got := fmt.Sprint(n.HostPrefixes(), n.NodePrefixes(2), n.Ways(2)); got != test.want {
+			t.Errorf("%+v:\n%s, want\n%s", n, got, test.want)
+		}
+	}
+	if got, want := AddressOn(netip.MustParsePrefix("fd00::1/64"), "eth0"), "address add fd00::1/64 dev eth0 nodad"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestNames(t *testing.T) {
 	n := Network{ID: 66}
 	got := []string{n.Host().String(), n.Node(2).String(), n.Bridge(), n.Tap(2)}

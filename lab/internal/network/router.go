@@ -55,7 +55,11 @@ func (n Network) Ways(node int) []string {
 	case n.Subnets > 1:
 		return []string{"default via " + n.Host().String(), fmt.Sprintf("%s via %s", n.farSubnet(), n.Router())}
 	}
-	return []string{"default via " + n.Host().String()}
+	var ways []string
+	for _, p := range n.HostPrefixes() {
+		ways = append(ways, "default via "+p.Addr().String())
+	}
+	return ways
 }
 
 // Namespace is the name of the network namespace with a role.
