@@ -28,7 +28,7 @@ func up(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Router, "router", cluster.RouterProduct, "kube-router, or none for nodes without a network")
 	flags.IntVar(&o.Subnets, "subnets", 1, "2: every other node is in a second subnet, with a router between")
 	flags.BoolVar(&o.Peer, "peer", false, "start a BGP router outside of the cluster (BIRD, AS 64600)")
-	flags.BoolVar(&o.DualStack, "dual-stack", false, "addresses of IPv4 and IPv6 for nodes, Pods and Services")
+	flags.StringVar((*string)(&o.Families), "families", "ipv4", "ipv4, ipv6, or dual for both: those of nodes, Pods and Services")
 	flags.StringVar(&o.Memory, "memory", "2G", "memory of each node")
 	if err := parse(flags, args); err != nil {
 		return err

@@ -21,11 +21,12 @@ const usage = `usage: lab COMMAND
   guest-exec [--timeout 10m] [--memory 1G] BINARY [ARGS...]
         run a program in a User-Mode Linux guest, for go test -exec
   up [--nodes 3] [--router kube-router|none] [--memory 2G] [--subnets 2]
-     [--peer] [--dual-stack]
+     [--peer] [--families ipv4|ipv6|dual]
         build what is missing and start a cluster; .lab/kubeconfig is its key.
         --subnets 2 puts every other node into a second subnet, with a router
         between; --peer starts a BGP router outside of the cluster;
-        --dual-stack gives nodes, Pods and Services addresses of IPv6, too
+        --families gives nodes, Pods and Services addresses of IPv6 alone,
+        or of both families
   down
         end the cluster and remove it
   exec --node N 'COMMAND LINE'  or  exec nodeN -- COMMAND [ARGS]

@@ -3,6 +3,7 @@ package cluster
 import (
 	_ "embed"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +35,7 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 		addresses = append(addresses, network.AddressOn(p, "vec0"))
 		ips = append(ips, p.Addr().String())
 	}
-	server := fmt.Sprintf("https://%s:%d", n.Host(), apiPort)
+	server := "https://" + netip.AddrPortFrom(n.Host(), apiPort).String()
 	conf, _, err := ca.kubeconfig(server, "system:node:"+name, "system:nodes")
 	if err != nil {
 		return err
@@ -51,7 +52,7 @@ func (l *Lab) prepareNode(ca *authority, n network.Network, i int, store string)
 	files := map[string][]byte{
 		"etc/kubernetes/kubelet.conf":    conf,
 		"etc/kubernetes/pki/ca.crt":      ca.pem.cert,
-		"var/lib/kubelet/config.yaml":    []byte(kubeletConfig),
+		"var/lib/kubelet/config.yaml":    []byte(Options{Families: n.Families}.firstFamily(kubeletConfig)),
 		"var/lib/kubelet/pki/server.crt": serving.cert,
 		"var/lib/kubelet/pki/server.key": serving.key,
 		"etc/containerd/config.toml":     fmt.Appendf(nil, containerdConfig, image.Pause),

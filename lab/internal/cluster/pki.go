@@ -121,12 +121,12 @@ func writeFile(path string, data []byte) error {
 }
 
 // writePKI makes all that the control plane needs, in dir.
-func writePKI(dir string, host string) (*authority, error) {
+func writePKI(dir, host, service string) (*authority, error) {
 	ca, err := newAuthority()
 	if err != nil {
 		return nil, err
 	}
-	server, err := ca.server("kube-apiserver", host, apiServiceIP, "kubernetes", "kubernetes.default",
+	server, err := ca.server("kube-apiserver", host, service, "kubernetes", "kubernetes.default",
 		"kubernetes.default.svc", "kubernetes.default.svc."+domain)
 	if err != nil {
 		return nil, err

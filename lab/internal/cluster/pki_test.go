@@ -18,7 +18,7 @@ import (
 // with a written certificate, both verifying each other.
 func TestCertificates(t *testing.T) {
 	dir := t.TempDir()
-	ca, err := writePKI(dir, "127.0.0.1")
+	ca, err := writePKI(dir, "127.0.0.1", apiServiceIP)
 	if err != nil {
 		t.Fatal(err)
 	}

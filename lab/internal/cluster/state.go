@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/kube-router/kube-router/lab/internal/guest"
@@ -23,7 +24,9 @@ const (
 	serviceRange  = "10.96.0.0/16"
 	serviceRange6 = "fd00:10:96::/112"
 	apiServiceIP  = "10.96.0.1"
+	apiServiceIP6 = "fd00:10:96::1"
 	dnsServiceIP  = "10.96.0.10"
+	dnsServiceIP6 = "fd00:10:96::a"
 	apiPort       = 6443
 )
 
@@ -40,8 +43,8 @@ type Options struct {
 	Subnets int `json:"subnets,omitempty"`
 	// Peer starts a BGP router outside of the cluster.
 	Peer bool `json:"peer,omitempty"`
-	// DualStack gives nodes, Pods and Services addresses of IPv4 and of IPv6.
-	DualStack bool `json:"dualStack,omitempty"`
+	// Families are those of nodes, Pods and Services.
+	Families network.Families `json:"families,omitempty"`
 	// Memory of each node, as guest.Machine has it.
 	Memory string `json:"memory"`
 }
@@ -62,8 +65,15 @@ func (o Options) Validate() error {
 	if o.Subnets < 0 || o.Subnets > 2 {
 		return fmt.Errorf("--subnets %d: it must be 1 or 2", o.Subnets)
 	}
-	if o.Subnets > 1 && o.DualStack {
-		return errors.New("--dual-stack with --subnets 2: choose one of them")
+	switch o.Families {
+	case "", network.IPv4, network.IPv6, network.DualStack:
+	default:
+		return fmt.Errorf("--families %q: it must be ipv4, ipv6 or dual", o.Families)
+	}
+	if o.Families == network.IPv6 || o.Families == network.DualStack {
+		if o.Subnets > 1 || o.Peer {
+			return fmt.Errorf("--families %s: it goes with neither --subnets 2 nor --peer", o.Families)
+		}
 	}
 	if o.Router != RouterProduct && o.Router != RouterNone {
 		return fmt.Errorf("--router %q: it must be %s or %s", o.Router, RouterProduct, RouterNone)
@@ -73,10 +83,16 @@ func (o Options) Validate() error {
 
 // ranges are those of Pods and of Services, as the components' flags take them.
 func (o Options) ranges() (pods, services string) {
-	if o.DualStack {
-		return podRange + "," + podRange6, serviceRange + "," + serviceRange6
+	return strings.Join(o.Families.Pick(podRange, podRange6), ","), strings.Join(o.Families.Pick(serviceRange, serviceRange6), ",")
+}
+
+// firstFamily is a configuration that was written for IPv4 in the first family
+// of the cluster: the address of DNS, and that at which kubelets listen.
+func (o Options) firstFamily(configuration string) string {
+	if o.Families != network.IPv6 {
+		return configuration
 	}
-	return podRange, serviceRange
+	return strings.NewReplacer(dnsServiceIP, dnsServiceIP6, "address: 0.0.0.0", `address: "::"`).Replace(configuration)
 }
 
 // state is what a running lab needs to be found again. It is written before

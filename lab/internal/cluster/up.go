@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,7 +114,7 @@ func (l *Lab) start(ctx context.Context, log *progress.Log, o Options, store str
 	if err != nil {
 		return err
 	}
-	n.DualStack = o.DualStack
+	n.Families = o.Families
 	s := &state{Options: o, Network: n}
 	if err := l.writeState(s); err != nil {
 		return err
@@ -157,7 +158,7 @@ func (l *Lab) launchAll(w *watch, s *state, store string) error {
 			return err
 		}
 	}
-	ca, err := writePKI(l.run("pki"), n.Host().String())
+	ca, err := writePKI(l.run("pki"), n.Host().String(), s.Options.Families.Pick(apiServiceIP, apiServiceIP6)[0])
 	if err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (l *Lab) launchAll(w *watch, s *state, store string) error {
 }
 
 func (l *Lab) writeKubeconfigs(ca *authority, n network.Network) error {
-	server := fmt.Sprintf("https://%s:%d", n.Host(), apiPort)
+	server := "https://" + netip.AddrPortFrom(n.Host(), apiPort).String()
 	for path, user := range map[string][2]string{
 		l.Kubeconfig():                        {"admin", "system:masters"},
 		l.run("kube-controller-manager.conf"): {"system:kube-controller-manager", ""},
@@ -233,7 +234,7 @@ func (l *Lab) launchRest(w *watch, s *state) error {
 // their work when they come.
 func (l *Lab) apply(ctx context.Context, o Options) error {
 	files := []string{l.run("coredns.yaml")}
-	if err := writeFile(files[0], []byte(coreDNS)); err != nil {
+	if err := writeFile(files[0], []byte(o.firstFamily(coreDNS))); err != nil {
 		return err
 	}
 	if o.Router == RouterProduct {
@@ -255,10 +256,10 @@ func (l *Lab) apply(ctx context.Context, o Options) error {
 }
 
 // manifest is the one that users apply, or that one with the flags that the
-// documentation names for a dual-stack cluster.
+// documentation names for a cluster with IPv6.
 func (l *Lab) manifest(o Options) (path string, err error) {
 	shipped := l.ws.Source("deploy", "kube-router-all-features.yaml")
-	if !o.DualStack {
+	if o.Families == "" || o.Families == network.IPv4 {
 		return shipped, nil
 	}
 	data, err := os.ReadFile(shipped)
@@ -271,6 +272,9 @@ func (l *Lab) manifest(o Options) (path string, err error) {
 		return "", fmt.Errorf("%s: its container has no args", shipped)
 	}
 	flags := fmt.Sprintf("        args:\n        - --enable-ipv6\n        - --service-cluster-ip-range=%s\n", services)
+	if o.Families == network.IPv6 {
+		flags += "        - --enable-ipv4=false\n        - --router-id=generate\n"
+	}
 	path = l.run("kube-router.yaml")
 	return path, writeFile(path, []byte(before+flags+after))
 }

@@ -10,15 +10,37 @@ import (
 	"strings"
 )
 
-// Network is one lab's bridge and subnet: 192.168.ID.0/24, and
-// fd00:c0a8:ID::/64 where it is dual-stack.
+// Network is one lab's bridge and subnet: 192.168.ID.0/24, fd00:c0a8:ID::/64,
+// or both.
 type Network struct {
 	ID int `json:"id"`
 	// Subnets is 2 where every other node is in a subnet of its own, on a bridge
 	// of its own, with a router between.
 	Subnets int `json:"subnets,omitempty"`
-	// DualStack gives host and nodes an IPv6 address each beside that of IPv4.
-	DualStack bool `json:"dualStack,omitempty"`
+	// Families are those in which host and nodes have addresses.
+	Families Families `json:"families,omitempty"`
+}
+
+// Families are the address families of a network.
+type Families string
+
+// The families that a network can have. The first one of a node's addresses is
+// that of IPv4 where it has both. The zero value is IPv4.
+const (
+	IPv4      Families = "ipv4"
+	IPv6      Families = "ipv6"
+	DualStack Families = "dual"
+)
+
+// Pick is what there is of two: one of IPv4, one of IPv6.
+func (f Families) Pick(four, six string) []string {
+	switch f {
+	case DualStack:
+		return []string{four, six}
+	case IPv6:
+		return []string{six}
+	}
+	return []string{four}
 }
 
 const firstID, lastID = 66, 99
@@ -61,31 +83,32 @@ func (n Network) address(host byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 168, byte(n.ID), host})
 }
 
-// Host is the address of the host, and of the control plane on it.
-func (n Network) Host() netip.Addr { return n.address(1) }
+// Host is the first address of the host, and of the control plane on it.
+func (n Network) Host() netip.Addr { return n.HostPrefixes()[0].Addr() }
 
-// Node is the address of a node, counted from 1.
-func (n Network) Node(i int) netip.Addr {
-	if n.far(i) {
-		return n.farAddress(byte(10 + i))
-	}
-	return n.address(byte(10 + i))
-}
+// Node is the first address of a node, counted from 1.
+func (n Network) Node(i int) netip.Addr { return n.NodePrefixes(i)[0].Addr() }
 
 func (n Network) address6(host byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 2: 192, 3: 168, 5: byte(n.ID), 15: host})
 }
 
 // HostPrefixes are the addresses of the host with the length of their subnets.
-func (n Network) HostPrefixes() []netip.Prefix { return n.prefixes(n.Host(), 1) }
+func (n Network) HostPrefixes() []netip.Prefix { return n.prefixes(n.address(1), 1) }
 
 // NodePrefixes are the addresses of a node with the length of their subnets.
-func (n Network) NodePrefixes(i int) []netip.Prefix { return n.prefixes(n.Node(i), byte(10+i)) }
+func (n Network) NodePrefixes(i int) []netip.Prefix {
+	host := byte(10 + i)
+	if n.far(i) {
+		return n.prefixes(n.farAddress(host), host)
+	}
+	return n.prefixes(n.address(host), host)
+}
 
-func (n Network) prefixes(ip netip.Addr, host byte) []netip.Prefix {
-	list := []netip.Prefix{netip.PrefixFrom(ip, 24)}
-	if n.DualStack {
-		list = append(list, netip.PrefixFrom(n.address6(host), 64))
+func (n Network) prefixes(four netip.Addr, host byte) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range n.Families.Pick(four.String()+"/24", n.address6(host).String()+"/64") {
+		list = append(list, netip.MustParsePrefix(p))
 	}
 	return list
 }

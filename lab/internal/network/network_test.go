@@ -51,13 +51,14 @@ func TestTwoSubnets(t *testing.T) {
 	}
 }
 
-func TestDualStack(t *testing.T) {
+func TestFamilies(t *testing.T) {
 	for _, test := range []struct {
 		network Network
 		want    string
 	}{
 		{Network{ID: 66}, "[192.168.66.1/24] [192.168.66.12/24] [default via 192.168.66.1]"},
-		{Network{ID: 66, DualStack: true}, "[192.168.66.1/24 fd00:c0a8:42::1/64] [192.168.66.12/24 fd00:c0a8:42::c/64] [default via 192.168.66.1 default via fd00:c0a8:42::1]"},
+		{Network{ID: 66, Families: DualStack}, "[192.168.66.1/24 fd00:c0a8:42::1/64] [192.168.66.12/24 fd00:c0a8:42::c/64] [default via 192.168.66.1 default via fd00:c0a8:42::1]"},
+		{Network{ID: 66, Families: IPv6}, "[fd00:c0a8:42::1/64] [fd00:c0a8:42::c/64] [default via fd00:c0a8:42::1]"},
 	} {
 		n := test.network
 		if got := fmt.Sprint(n.HostPrefixes(), n.NodePrefixes(2), n.Ways(2)); got != test.want {
