@@ -97,7 +97,7 @@ e2e-firewall: lab-tool ## the policy controller alone, beside another CNI plugin
 e2e-overlay: lab-tool ## overlays between two subnets with a router between
 	@scripts/e2e-overlay $(LAB)
 
-e2e-dual: lab-tool ## IPv4 and IPv6 on one cluster: routes, Services and policies
+e2e-dual: lab-tool ## both families on one cluster, and IPv6 alone on another
 	@scripts/e2e-dual $(LAB)
 
 e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of its own; about 11 min

@@ -1,4 +1,4 @@
-//go:build e2e || overlay
+//go:build e2e || overlay || dual
 
 package e2e
 
@@ -16,6 +16,6 @@ func agentOf(t *testing.T, node int) string {
 
 // inPodCommand is a command of the node in the network of a Pod, by its address.
 func inPodCommand(node int, ip, command string) string {
-	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -4 -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
+	find := fmt.Sprintf("for n in $(ls /run/netns); do ip -n $n -o address | grep -q ' %s/' && exec ip netns exec $n %s; done; exit 9", ip, command)
 	return fmt.Sprintf("%s exec --node %d %s", os.Getenv("LAB"), node, quote(find))
 }

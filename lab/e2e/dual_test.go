@@ -9,6 +9,8 @@ import (
 	"testing"
 )
 
+var lab = os.Getenv("LAB")
+
 // family is what a cluster has of one family. i is its place in lists of both.
 type family struct {
 	name                           string
@@ -56,16 +58,14 @@ func TestDualStack(t *testing.T) {
 	}
 	t.Run("a Service of IPv6 alone", func(t *testing.T) { sixAlone(t, ns) })
 	t.Run("policies", func(t *testing.T) { dualPolicies(t, ns, families) })
+	t.Run("a restart of the agents loses nothing of IPv6", func(t *testing.T) { restarts(t, families[len(families)-1]) })
 	t.Run("all is well", func(t *testing.T) {
 		for n := 1; n <= 2; n++ {
 			eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, "all is well") },
-				"kubectl -n kube-system exec $(%s) -- kube-router status", fmt.Sprintf(agentName, n))
+				"kubectl -n kube-system exec %s -- kube-router status", agentOf(t, n))
 		}
 	})
 }
-
-// agentName is a command that prints the name of the agent's Pod of a node.
-const agentName = "kubectl -n kube-system get pod -l k8s-app=kube-router --field-selector spec.nodeName=node%d -o jsonpath='{.items[0].metadata.name}'"
 
 const dualService = `
 apiVersion: v1
@@ -111,7 +111,7 @@ func routed(t *testing.T, ns string, f family) {
 	routes := map[string]string{"IPv4": "ip -4", "IPv6": "ip -6"}[f.name]
 	eventually(t, func(out string, err error) bool {
 		return err == nil && strings.HasPrefix(out, f.cidr+" via "+f.node+" ")
-	}, "%s exec --node 1 '%s route show proto 17 %s'", os.Getenv("LAB"), routes, f.cidr)
+	}, "%s exec --node 1 '%s route show proto 17 %s'", lab, routes, f.cidr)
 	for pod, want := range map[string]string{"client": f.clientIP, "near": ""} {
 		out := connects(t, ns, pod, "http://"+f.host(f.far)+":8080/clientip")
 		if want != "" && !strings.HasPrefix(out, f.host(want)+":") {
@@ -211,4 +211,20 @@ spec:
 	each(clients[:1], urls["IPv6"], func(pod, url string) { blocked(t, ns, pod, url) })
 	each(clients[1:], urls["IPv6"], func(pod, url string) { connects(t, ns, pod, url) })
 	must(t, "kubectl -n %s wait --for=condition=Ready pod --all --timeout=10s", ns)
+	must(t, "kubectl -n %s delete networkpolicy allow", ns)
+	each(clients, both, func(pod, url string) { connects(t, ns, pod, url) })
+}
+
+// restarts wants packets and requests to go on while the agents restart, node
+// after node.
+func restarts(t *testing.T, f family) {
+	packets := startFlow(t, 1, f.clientIP, f.far)
+	requests := startRequests(t, "requests", 1, f.clientIP, f.vip+":80", "0.05")
+	before := agentOf(t, 1)
+	must(t, "kubectl -n kube-system rollout restart daemonset/kube-router && kubectl -n kube-system rollout status daemonset/kube-router --timeout=180s")
+	if agentOf(t, 1) == before {
+		t.Error("the agent of node 1 is the same as before")
+	}
+	packets.lostNone(t)
+	requests.all(t, true)
 }
