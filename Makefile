@@ -37,7 +37,7 @@ export VERSION
 packages = $(sort $(patsubst %/,./%,$(dir $(shell git ls-files '*_$(1)_test.go'))))
 tests = ^($(shell git ls-files '*_$(1)_test.go' | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd '|'))$$
 
-.PHONY: help build lab-tool manifests docs test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-dual e2e-manifests conformance conformance-netpol bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
+.PHONY: help build lab-tool manifests docs test unit exact kernel guest lint demo e2e e2e-firewall e2e-overlay e2e-dual e2e-manifests conformance conformance-netpol conformance-dual conformance-ipv6 bench-services bench-policy bench-routes image release reproducible lab-up lab-down lab-exec clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'
@@ -105,6 +105,12 @@ e2e-manifests: lab-tool ## every manifest that is shipped, each on a cluster of 
 
 conformance-netpol: lab-tool ## Kubernetes' own tests of NetworkPolicies, 50 specs
 	@$(LAB) conformance --name netpol --focus '\[sig-network\] Netpol' --skip 'Slow|Serial' --expect 50
+
+conformance-dual: lab-tool ## Kubernetes' own tests of two families, 23 specs, on a cluster that has both
+	@$(LAB) conformance --name dual --families dual --focus 'IPv6DualStack' --expect 23
+
+conformance-ipv6: lab-tool ## the 25 specs of conformance on a cluster that has IPv6 alone
+	@$(LAB) conformance --name ipv6 --families ipv6
 
 conformance: lab-tool ## Kubernetes' own tests of Services; FOCUS=, SKIP= select others
 	@$(LAB) conformance $${FOCUS:+--focus "$$FOCUS"} $${SKIP:+--skip "$$SKIP"}

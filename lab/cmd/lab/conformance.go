@@ -34,7 +34,9 @@ func runConformance(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Skip, "skip", "", "but not those that match this one")
 	flags.IntVar(&o.Expect, "expect", 0, "fail unless this many specs are selected (default: 25 without --focus and --skip)")
 	flags.IntVar(&o.Parallel, "parallel", runtime.NumCPU(), "how many specs run at once")
-	nodes := flags.Int("nodes", 3, "number of nodes, where no cluster is up")
+	own := cluster.Options{Router: cluster.RouterProduct, Memory: "2G"}
+	flags.IntVar(&own.Nodes, "nodes", 3, "number of nodes, where no cluster is up")
+	flags.StringVar((*string)(&own.Families), "families", "ipv4", "ipv4, ipv6, or dual for both, where no cluster is up")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -43,6 +45,9 @@ func runConformance(ctx context.Context, args []string) error {
 	}
 	if o.Expect == 0 && o.Focus == serviceSpecs && o.Skip == "" {
 		o.Expect = serviceSpecsCount
+	}
+	if err := own.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	ws, err := workspace.Find()
 	if err != nil {
@@ -57,15 +62,15 @@ func runConformance(ctx context.Context, args []string) error {
 	if err := image.CheckE2E(ctx, ws); err != nil {
 		return err
 	}
-	return onCluster(ctx, log, cluster.New(ws), *nodes, func(lab *cluster.Lab) error {
+	return onCluster(ctx, log, cluster.New(ws), own, func(lab *cluster.Lab) error {
 		o.Kubeconfig = lab.Kubeconfig()
 		return conformance.Run(ctx, log, o)
 	})
 }
 
 // onCluster works on the cluster that is up, or on one of its own.
-func onCluster(ctx context.Context, log *progress.Log, lab *cluster.Lab, nodes int, work func(*cluster.Lab) error) error {
-	err := lab.Up(ctx, log, cluster.Options{Nodes: nodes, Router: cluster.RouterProduct, Memory: "2G"})
+func onCluster(ctx context.Context, log *progress.Log, lab *cluster.Lab, own cluster.Options, work func(*cluster.Lab) error) error {
+	err := lab.Up(ctx, log, own)
 	if errors.Is(err, cluster.ErrUp) {
 		log.Printf("%v", err)
 		return work(lab)

@@ -39,8 +39,8 @@ const usage = `usage: lab COMMAND
         the hands-on exercise on a cluster of its own; KEEP=1 keeps it
   conformance [--focus REGEXP] [--skip REGEXP] [--expect 25] [--parallel 2] [--name NAME]
         Kubernetes' own tests of Services and pod networking, on the cluster
-        that is up, or on one of its own with --nodes 3; KEEP=1 keeps that and
-        the namespaces of specs that fail
+        that is up, or on one of its own with --nodes 3 --families ipv4; KEEP=1
+        keeps that and the namespaces of specs that fail
   bench services [--sizes 600,1000,5000] [--proxies ours,ipvs,iptables] [--wait 10m]
         Service proxies side by side, each in a cluster of its own, and judged
   build [--with e2e.test,kube-proxy]
