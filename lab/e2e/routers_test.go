@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -59,12 +58,7 @@ func TestReflectorsUnderTraffic(t *testing.T) {
 	from := client(t, ns, "client", 1)
 	connects(t, ns, "client", "http://"+server+":8080/hostname")
 
-	const seconds = 60
-	done := make(chan string, 1)
-	go func() {
-		out, _ := sh(t.Context(), inPodCommand(1, from, fmt.Sprintf("ping -q -i 0.001 -w %d %s", seconds, server)))
-		done <- out
-	}()
+	packets := startFlow(t, 1, from, server)
 	t.Log("a second reflector")
 	annotate(t, 3, reflector+"=1.0.0.1")
 	hasRoles(t, 1, "node2 reflector", "node3 reflector")
@@ -76,31 +70,7 @@ func TestReflectorsUnderTraffic(t *testing.T) {
 	t.Log("and the sender becomes one")
 	annotate(t, 1, reflector+"=1.0.0.1")
 	hasRoles(t, 2, "node1 reflector", "node3 reflector")
-	select {
-	case out := <-done:
-		t.Fatalf("all of this took longer than %d seconds:\n%s", seconds, out)
-	default:
-	}
-	out := <-done
-	t.Log(out)
-	sent := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(out)
-	if sent == nil {
-		t.Fatalf("no packets: %s", out)
-	}
-	n, err := strconv.Atoi(sent[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := strconv.Atoi(sent[2])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got < n-1 { // the last one may be on its way
-		t.Errorf("%d of %d packets were lost", n-got, n)
-	}
-	if n < seconds*1000*8/10 {
-		t.Errorf("only %d packets in %d seconds", n, seconds)
-	}
+	packets.lostNone(t)
 }
 
 // onPeer is a command that runs on the router outside of the cluster.
