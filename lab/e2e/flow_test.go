@@ -32,15 +32,40 @@ const unheard = 100
 // thousand depends on what else the machine does.
 const leastRate = 100
 
-// sumUp makes of ping's output a line for each packet that was lost, with the
-// times of those around it, and one for the round.
+// sumUp makes of ping's output a line for each gap, with the times of the
+// answers around it, and one for the round.
 const sumUp = `
 /bytes from/ { match($0, /icmp_seq=[0-9]+/); n = substr($0, RSTART + 9, RLENGTH - 9) + 0; at[n] = $1; if (n > last) last = n }
 /transmitted/ { sent = $1; match($0, /time [0-9]+ms/); ms = substr($0, RSTART + 5) + 0 }
 END {
-	for (i = 1; i <= last; i++) if (!(i in at)) { lost++; print "packet", i, "after", at[i-1], "before", at[i+1] }
+	for (i = 1; i <= last; i++) {
+		if (!(i in at)) { lost++; gap++; continue }
+		if (gap) print gap, "lost before packet", i, "between", before, "and", at[i]
+		gap = 0; before = at[i]
+	}
 	print "round: sent", sent + 0, "lost", lost + 0, "unheard", sent - last, "ms", ms + 0
 }`
+
+func TestSumUp(t *testing.T) {
+	const answer = "[%d.5] 64 bytes from 10.244.0.3: icmp_seq=%d ttl=62 time=0.1 ms\n"
+	var ping strings.Builder
+	for i := 1; i <= 20; i++ {
+		switch i {
+		case 1, 7, 8, 20:
+		case 6:
+			ping.WriteString("[6.5] From 10.244.0.1 icmp_seq=6 Destination Host Unreachable\n")
+		default:
+			fmt.Fprintf(&ping, answer, i, i)
+		}
+	}
+	ping.WriteString("20 packets transmitted, 15 received, +1 errors, 25% packet loss, time 3175ms\n")
+	want := `1 lost before packet 2 between  and [2.5]
+3 lost before packet 9 between [5.5] and [9.5]
+round: sent 20 lost 4 unheard 1 ms 3175`
+	if got := must(t, "printf %%s %s | awk %s", quote(ping.String()), quote(sumUp)); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
 
 // startFlow sends a thousand packets a second from a Pod on a node to another.
 func startFlow(t *testing.T, node int, from, to string) flow {
@@ -131,4 +156,3 @@ func drops() string {
 	}
 	return all.String()
 }
-
