@@ -59,7 +59,7 @@ demo: lab-tool ## three nodes, the hands-on exercise, seven criteria (cold 15 mi
 
 test: ## all tests that need no cluster
 	@$(STAGE) begin test
-	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iputils-ping iptables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev frr bird2
+	@$(STAGE) run 'packages that the tests need' scripts/packages iproute2 iputils-ping iptables nftables ipset ipvsadm conntrack kmod user-mode-linux gcc libc6-dev frr bird2
 	@$(MAKE) --no-print-directory unit exact kernel guest
 	@$(STAGE) end test
 
