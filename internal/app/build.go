@@ -102,6 +102,7 @@ func (a *agent) routes(d drivers, client *watch.Client, served <-chan struct{}) 
 		}
 		return up
 	})
+	a.metrics.AddRepairs(routesName, func() uint64 { return c.Status().Repairs })
 	a.router = c
 	return part{routesName, c}
 }
@@ -161,7 +162,7 @@ func (a *agent) policy(d drivers) part {
 	a.metrics.AddRuleCount(func() int {
 		count := 0
 		for _, rules := range d.rules {
-			count += rules.RuleCount()[iptables.Filter]
+			count += rules.RuleCount(policy.RulesOwner)[iptables.Filter]
 		}
 		return count
 	})

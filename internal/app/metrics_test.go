@@ -35,23 +35,53 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
+// Each controller that programs the kernel counts what others change there.
+func TestEachControllerCountsRepairs(t *testing.T) {
+	a := testAgent(t, "--metrics-port=8080")
+	client, err := a.openClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.build(drivers{}, client)
+	var controllers []string
+	for _, d := range descriptions(t, a.metrics) {
+		if d[1] == "kube_router_controller_repairs_total" {
+			controllers = append(controllers, d[3])
+		}
+	}
+	slices.Sort(controllers)
+	if want := []string{`controller="policy"`, `controller="routes"`, `controller="services"`}; !slices.Equal(controllers, want) {
+		t.Errorf("repairs are counted for %q, want %q", controllers, want)
+	}
+}
+
 // description is how a registered metric prints.
 var description = regexp.MustCompile(`^Desc\{fqName: "([^"]*)", help: "(.*)", constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
 
-// registeredMetrics are the agent's own metrics in the form name{labels}.
-func registeredMetrics(t *testing.T, metrics interface{ Describe(chan<- *prometheus.Desc) }) []string {
+// descriptions are the matches of all metrics' descriptions.
+func descriptions(t *testing.T, metrics interface{ Describe(chan<- *prometheus.Desc) }) [][]string {
 	t.Helper()
 	ch := make(chan *prometheus.Desc)
 	go func() {
 		metrics.Describe(ch)
 		close(ch)
 	}()
-	var list []string
+	var list [][]string
 	for d := range ch {
 		match := description.FindStringSubmatch(d.String())
 		if match == nil {
 			t.Fatalf("%s: is of another form", d)
 		}
+		list = append(list, match)
+	}
+	return list
+}
+
+// registeredMetrics are the agent's own metrics in the form name{labels}.
+func registeredMetrics(t *testing.T, metrics interface{ Describe(chan<- *prometheus.Desc) }) []string {
+	t.Helper()
+	var list []string
+	for _, match := range descriptions(t, metrics) {
 		name, labels := match[1], append(constNames(match[3]), names(match[4])...)
 		if !strings.HasPrefix(name, "kube_router_") {
 			continue // Go's and the process's

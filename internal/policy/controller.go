@@ -376,7 +376,7 @@ func (c *Controller) resync(ctx context.Context) error {
 	repaired, err := c.sets.Resync()
 	errs := []error{err}
 	for _, f := range c.config.Families {
-		n, err := c.rules[f].Resync(ctx)
+		n, err := c.rules[f].Resync(ctx, RulesOwner)
 		repaired += n
 		errs = append(errs, err)
 	}

@@ -96,6 +96,9 @@ func services(c Config, f inet.Family) []string {
 	return rules
 }
 
+// RulesOwner is the owner of the iptables rules that enforce policies.
+const RulesOwner = "policy"
+
 // section is a plan's rules as the keeper of the rules takes them.
 func section(chains map[string][]string) iptables.Section {
 	var jumps []iptables.Jump
@@ -103,7 +106,7 @@ func section(chains map[string][]string) iptables.Section {
 		jumps = append(jumps, iptables.Jump{Chain: builtin, Rank: iptables.RankPolicy, Rule: "-j " + chain})
 	}
 	return iptables.Section{
-		Owner:    "policy",
+		Owner:    RulesOwner,
 		Prefixes: OwnedChains(),
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: {Chains: chains, Jumps: jumps}},
 	}

@@ -17,6 +17,9 @@ const (
 	tunnelsChain = "KUBE-ROUTER-TUNNELS"
 )
 
+// rulesOwner is the owner of this controller's iptables rules.
+const rulesOwner = "routes"
+
 // OwnedChains are what the names of all chains of this controller begin with.
 func OwnedChains() []string { return []string{podsChain, egressChain, tunnelsChain} }
 
@@ -37,7 +40,7 @@ func section(f inet.Family, config Config) iptables.Section {
 	}
 	guard(&filter, f, config)
 	s := iptables.Section{
-		Owner:    "routes",
+		Owner:    rulesOwner,
 		Prefixes: OwnedChains(),
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter},
 	}

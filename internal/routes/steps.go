@@ -260,7 +260,7 @@ func (c *Controller) resync(ctx context.Context) error {
 	errs := []error{err1, err2, err3}
 	rules := 0
 	for _, f := range c.config.Families {
-		n, err := c.drivers.Rules[f].Resync(ctx)
+		n, err := c.drivers.Rules[f].Resync(ctx, rulesOwner)
 		rules += n
 		errs = append(errs, err)
 	}

@@ -22,6 +22,9 @@ const (
 	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
+// rulesOwner is the owner of this controller's iptables rules.
+const rulesOwner = "services"
+
 // OwnedChains are what the names of all chains of this controller begin with.
 func OwnedChains() []string {
 	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain}
@@ -83,7 +86,7 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 	jump(&mangle, "OUTPUT", markOutputChain, markOutputRules(f))
 	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct, mtu))
 	return iptables.Section{
-		Owner:    "services",
+		Owner:    rulesOwner,
 		Prefixes: OwnedChains(),
 		Tables:   map[iptables.Table]iptables.Content{iptables.Filter: filter, iptables.NAT: nat, iptables.Mangle: mangle},
 	}

@@ -79,7 +79,7 @@ func (c *Controller) resync(ctx context.Context) error {
 	errs := []error{serversErr, routesErr, setsErr, c.preparePlatform()}
 	for _, f := range c.config.Families {
 		if rules := c.drivers.Rules[f]; rules != nil {
-			n, err := rules.Resync(ctx)
+			n, err := rules.Resync(ctx, rulesOwner)
 			c.repaired("rules", n)
 			errs = append(errs, err)
 		}

@@ -37,6 +37,9 @@ type Ruleset struct {
 	// that is missing is not known and read before it is next used.
 	tables map[Table]map[string][]string
 	kept   map[string]bool // chains of ours that foreign rules keep from going
+
+	counting sync.Mutex // is taken before mu, never while it is held
+	counted  map[string]map[Table]int
 }
 
 // NewRuleset returns a Ruleset without Sections.
@@ -44,6 +47,7 @@ func NewRuleset(driver Interface, family inet.Family, log *slog.Logger) *Ruleset
 	return &Ruleset{
 		driver: driver, family: family, log: log.With("family", family.String()),
 		sections: map[string]Section{}, tables: map[Table]map[string][]string{}, kept: map[string]bool{},
+		counted: map[string]map[Table]int{},
 	}
 }
 
@@ -74,16 +78,17 @@ func (r *Ruleset) Apply(ctx context.Context, s Section) (changed int, err error)
 	return changed, err
 }
 
-// Resync reads the kernel back and repairs what differs from the Sections of
-// all owners. It returns how many chains and jumps it repaired.
-func (r *Ruleset) Resync(ctx context.Context) (repaired int, err error) {
+// Resync reads the kernel back and repairs what differs from the owner's
+// Section, and the jumps of all owners, whose order is one. It returns how many
+// chains and jumps it repaired.
+func (r *Ruleset) Resync(ctx context.Context, owner string) (repaired int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.sections) == 0 {
+	if _, known := r.sections[owner]; !known {
 		return 0, nil
 	}
 	clear(r.tables)
-	return r.follow(ctx, slices.Sorted(maps.Keys(r.sections)))
+	return r.follow(ctx, []string{owner})
 }
 
 // Counters calls fn with each rule that the kernel holds in a table, of
@@ -95,21 +100,35 @@ func (r *Ruleset) Counters(ctx context.Context, table Table, fn func(chain, rule
 	return nil
 }
 
-// RuleCount returns how many rules of all owners the kernel holds now, by
-// table: those in their chains and the jumps to them.
-func (r *Ruleset) RuleCount() map[Table]int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	count := map[Table]int{}
+// RuleCount returns how many rules of the owner the kernel holds now, by
+// table: those in its chains and the jumps to them. It keeps nobody waiting:
+// while rules are written it returns what it returned before.
+func (r *Ruleset) RuleCount(owner string) map[Table]int {
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	if r.mu.TryLock() {
+		r.counted[owner] = r.count(owner)
+		r.mu.Unlock()
+	}
+	return maps.Clone(r.counted[owner])
+}
+
+func (r *Ruleset) count(owner string) map[Table]int {
+	s, count := r.sections[owner], map[Table]int{}
+	for table, n := range r.counted[owner] {
+		if r.tables[table] == nil { // is read before it is next used
+			count[table] = n
+		}
+	}
 	for table, chains := range r.tables {
 		for name, rules := range chains {
-			if r.ownerOf(name) != "" {
+			if s.owns(name) {
 				count[table] += len(rules)
 				continue
 			}
 			if isBuiltin(table, name) {
 				for _, rule := range rules {
-					if r.ownerOf(target(rule)) != "" {
+					if s.owns(target(rule)) {
 						count[table]++
 					}
 				}

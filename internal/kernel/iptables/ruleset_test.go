@@ -200,13 +200,15 @@ func TestAnyHistoryConverges(t *testing.T) {
 			case 2:
 				meddle(rt, f, i)
 			case 3:
-				_, _ = r.Resync(t.Context())
+				_, _ = r.Resync(t.Context(), rapid.SampledFrom([]string{"policy", "services"}).Draw(rt, "owner"))
 			}
 		}
 		f.Fail = nil
 		foreign := foreignRules(f)
-		if _, err := r.Resync(t.Context()); err != nil {
-			rt.Fatal(err)
+		for owner := range last {
+			if _, err := r.Resync(t.Context(), owner); err != nil {
+				rt.Fatal(err)
+			}
 		}
 		for _, s := range last {
 			if n, err := r.Apply(t.Context(), s); n != 0 || err != nil {

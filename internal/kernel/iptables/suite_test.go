@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,9 +200,13 @@ func change(t *testing.T, r *Ruleset, d *counting, s Section, changes, restores 
 func resync(t *testing.T, r *Ruleset, d *counting, repairs, restores int) {
 	t.Helper()
 	before := d.restores
-	n, err := r.Resync(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	n := 0
+	for _, owner := range slices.Sorted(maps.Keys(r.sections)) {
+		repaired, err := r.Resync(t.Context(), owner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += repaired
 	}
 	if n != repairs || d.restores-before != restores {
 		t.Errorf("Resync: %d repairs in %d runs of iptables-restore, want %d in %d",
@@ -242,8 +248,10 @@ var rulesetCases = []struct {
 		expectTable(t, d, Filter, filterTable(bothOwners))
 		change(t, r, d, policy("-j ACCEPT"), 0, 0)
 		resync(t, r, d, 0, 0)
-		if n := r.RuleCount()[Filter]; n != 6 {
-			t.Errorf("RuleCount() = %d, want 6", n)
+		for owner, want := range map[string]int{"policy": 3, "services": 3, "nobody": 0} {
+			if n := r.RuleCount(owner)[Filter]; n != want {
+				t.Errorf("RuleCount(%s) = %d, want %d", owner, n, want)
+			}
 		}
 	}},
 	{"a restart adopts what is there, whoever comes first", func(t *testing.T, d *counting, r *Ruleset) {
@@ -334,11 +342,12 @@ var rulesetCases = []struct {
 		change(t, r, d, policy("-j ACCEPT"), 3, 1)
 		change(t, r, d, services("-j RETURN"), 3, 1)
 		foreign(t, d, "-A KUBE-POD-FW-A -j DROP\n"+ // changed
+			"-A KUBE-ROUTER-SERVICES -j DROP\n"+ // changed, of the other owner
 			":KUBE-POD-FW-X - [0:0]\n"+ // not ours to have
 			"-D INPUT -j KUBE-ROUTER-SERVICES\n"+ // missing
 			"-A FORWARD -j KUBE-ROUTER-SERVICES\n"+ // twice
 			"-I FORWARD 1 -i docker0 -j ACCEPT\n") // before ours
-		resync(t, r, d, 8, 1)
+		resync(t, r, d, 9, 2) // one run for each owner
 		expectTable(t, d, Filter, filterTable(strings.Replace(bothOwners,
 			"-A KUBE-POD-FW-A", "-A FORWARD -i docker0 -j ACCEPT\n-A KUBE-POD-FW-A", 1)))
 		resync(t, r, d, 0, 0)
