@@ -13,9 +13,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Each manifest lets the agents do what its own arguments make them do, and
-// nothing else: list and watch what the controllers subscribe to, post Events,
-// and what giving out addresses takes.
+// Each manifest lets the agents do what its own arguments make them do, also
+// where a user adds BGP peers to them, and nothing else: list and watch what the
+// controllers subscribe to, post Events, and what giving out addresses takes.
 func TestManifestsGrantWhatIsUsed(t *testing.T) {
 	var files []string
 	for _, pattern := range []string{"deploy/kube-router-*.yaml", "deploy/k3s/*.yaml", "daemonset/*.yaml", "daemonset/*/*.yaml"} {
@@ -34,6 +34,7 @@ func TestManifestsGrantWhatIsUsed(t *testing.T) {
 		case "kube-router-custom.yaml": // what its DaemonSet has in the manual
 			args = strings.Fields("--run-router=true --run-firewall=true --run-service-proxy=true --bgp-graceful-restart=true")
 		}
+		args = append(args, "--peer-router-ips=192.0.2.1", "--peer-router-asns=64512")
 		if want := used(t, args); !slices.Equal(granted, want) {
 			t.Errorf("%s grants\n%s\nand its agents use\n%s", file, strings.Join(granted, "\n"), strings.Join(want, "\n"))
 		}

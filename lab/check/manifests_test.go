@@ -63,7 +63,7 @@ func TestValuesOfTheChart(t *testing.T) {
 			[]string{`"nodeSelector":{"a":"b"}`, `"c":"d"`, `"tolerations":[{"operator":"Exists"}]`}},
 		{`{maxUnavailable: "10%", priorityClassName: mine, resources: {limits: {memory: 1Gi}}}`,
 			[]string{`"maxUnavailable":"10%"`, `"priorityClassName":"mine"`, `"limits":{"memory":"1Gi"}`}},
-		{`{controllers: {serviceProxy: false}, watchServices: true}`, []string{`"endpointslices"`, `"--run-service-proxy=false"`}},
+		{`{controllers: {serviceProxy: false}}`, []string{`"endpointslices"`, `"--run-service-proxy=false"`}},
 		{`{controllers: {loadBalancer: true}}`, []string{`"--run-loadbalancer=true"`, `"services/status"`, `"leases"`}},
 	} {
 		var values map[string]any
@@ -77,7 +77,7 @@ func TestValuesOfTheChart(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{`{controler: {}}`, `{platform: k0s}`, `{controllers: {router: false, firewall: false, serviceProxy: false}}`, `{args: [run]}`} {
+	for _, bad := range []string{`{controler: {}}`, `{watchServices: true}`, `{platform: k0s}`, `{controllers: {router: false, firewall: false, serviceProxy: false}}`, `{args: [run]}`} {
 		var values map[string]any
 		if err := yaml.Unmarshal([]byte(bad), &values); err != nil {
 			t.Fatal(err)
