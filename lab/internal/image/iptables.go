@@ -1,13 +1,18 @@
 package image
 
-// iptablesScript picks the variant that the kernel has when somebody runs
-// iptables by hand: a User-Mode Linux guest has no nf_tables families. The
-// check adds a table without committing it; iptables-nft itself tells nothing,
-// as it lists chains also where the kernel has none.
+// iptablesScript picks the variant that the agent uses when somebody runs
+// iptables by hand: the legacy one where that alone has chains of ours, or the
+// kernel has no nf_tables families, as a User-Mode Linux guest. The check adds a
+// table without committing it; iptables-nft itself tells nothing, as it lists
+// chains also where the kernel has none.
 const iptablesScript = `#!/bin/sh
 name=${0##*/}; family=${name%%-*}; tool=
 case $name in *-save|*-restore) tool=-${name##*-} ;; esac
-if nft --check add table ip kube-router-probe 2>/dev/null; then variant=nft; else variant=legacy; fi
+ours() { case $("$family-$1-save" 2>/dev/null) in *:KUBE-ROUTER-*) ;; *) return 1 ;; esac; }
+variant=nft
+if ! nft --check add table ip kube-router-probe 2>/dev/null; then variant=legacy
+elif ours legacy && ! ours nft; then variant=legacy
+fi
 exec "$family-$variant$tool" "$@"
 `
 
