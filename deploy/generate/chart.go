@@ -37,7 +37,8 @@ func openChart(root fs.FS) (chart, error) {
 
 func functions() template.FuncMap {
 	return template.FuncMap{
-		"quote": func(v any) string { return strconv.Quote(fmt.Sprint(v)) },
+		"quote":    func(v any) string { return strconv.Quote(fmt.Sprint(v)) },
+		"toString": func(v any) string { return fmt.Sprint(v) },
 		"toYaml": func(v any) (string, error) {
 			text, err := yaml.Marshal(v)
 			return strings.TrimSuffix(string(text), "\n"), err

@@ -138,7 +138,7 @@ func Run(ctx context.Context, o Options, out io.Writer) error {
 
 // besideAgent removes what kube-proxy left, while the agent runs.
 func (o Options) besideAgent(ctx context.Context, out io.Writer) error {
-	if err := o.kubeProxyRuns(ctx); err != nil {
+	if err := o.awaitKubeProxyEnd(ctx, out); err != nil {
 		return err
 	}
 	r := &report{out: out}

@@ -32,7 +32,12 @@ func Migrate(ctx context.Context, o Options, apply, withoutAgent bool, out io.Wr
 		return err
 	}
 	defer held.Close()
-	if err := o.kubeProxyRuns(ctx); err != nil {
+	if apply {
+		err = o.awaitKubeProxyEnd(ctx, out)
+	} else {
+		err = o.kubeProxyRuns(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	if !withoutAgent {
@@ -63,6 +68,29 @@ func (o Options) kubeProxyRuns(ctx context.Context) error {
 		return fmt.Errorf("%w (%s)", ErrKubeProxyRuns, strings.Join(signs, ", "))
 	}
 	return nil
+}
+
+// 'kubectl delete' of a DaemonSet returns before its Pods have ended.
+const (
+	endWait = 30 * time.Second
+	endLook = time.Second
+)
+
+// awaitKubeProxyEnd is ErrKubeProxyRuns where one still runs after endWait.
+func (o Options) awaitKubeProxyEnd(ctx context.Context, out io.Writer) error {
+	err := o.kubeProxyRuns(ctx)
+	if err == nil {
+		return nil
+	}
+	fmt.Fprintf(out, "waiting up to %s for kube-proxy to end (%s)\n", endWait, strings.Join(o.KubeProxy.Running(ctx), ", "))
+	for deadline := time.Now().Add(endWait); err != nil && time.Now().Before(deadline); err = o.kubeProxyRuns(ctx) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("interrupted: run it again to go on (%w)", context.Cause(ctx))
+		case <-time.After(endLook):
+		}
+	}
+	return err
 }
 
 // agentServes asks the agent whether it has programmed all Services. One that

@@ -208,6 +208,39 @@ func TestCanary(t *testing.T) {
 	}
 }
 
+// ending is a kube-proxy that runs until it has ended.
+type ending struct{ ends time.Time }
+
+func (e ending) SeesProcesses() bool { return true }
+func (e ending) Running(context.Context) []string {
+	if time.Now().Before(e.ends) {
+		return []string{"process 7"}
+	}
+	return nil
+}
+
+// A kube-proxy that was just deleted has its time to end.
+func TestKubeProxyEnds(t *testing.T) {
+	for after, want := range map[time.Duration]struct {
+		said  string
+		runs  bool
+		waits time.Duration
+	}{
+		0:                {},
+		12 * time.Second: {said: "waiting up to 30s for kube-proxy to end (process 7)\n", waits: 12 * time.Second},
+		time.Hour:        {said: "waiting up to 30s for kube-proxy to end (process 7)\n", waits: 30 * time.Second, runs: true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			var out strings.Builder
+			err := Options{KubeProxy: ending{began.Add(after)}}.awaitKubeProxyEnd(t.Context(), &out)
+			if errors.Is(err, ErrKubeProxyRuns) != want.runs || !want.runs && err != nil || out.String() != want.said || time.Since(began) != want.waits {
+				t.Errorf("that ends after %s: error %v after %s, it says\n%s", after, err, time.Since(began), out.String())
+			}
+		})
+	}
+}
+
 // Nothing is touched while it runs.
 func TestKubeProxyRuns(t *testing.T) {
 	err := Options{KubeProxy: kubeProxy{signs: []string{"process 7"}}}.kubeProxyRuns(t.Context())

@@ -58,6 +58,8 @@ func TestValuesOfTheChart(t *testing.T) {
 			[]string{`"image":"registry.example/kr:v1"`, `"imagePullPolicy":"Always"`, `"imagePullSecrets":[{"name":"key"}]`}},
 		{`{args: ["--cluster-asn=64513"]}`, []string{`"--hairpin-mode=true","--cluster-asn=64513"]`}},
 		{`{metricsPort: 8080}`, []string{`"ports":[{"containerPort":8080,"name":"metrics"}]`}},
+		{`{healthPort: 20245}`, []string{`"--health-port=20245"`, `"httpGet":{"host":"127.0.0.1","path":"/readyz","port":20245}`, `"path":"/healthz","port":20245}`}},
+		{`{healthPort: 0}`, []string{`"--health-port=0"`}},
 		{`{privileged: true}`, []string{`"securityContext":{"privileged":true}`}},
 		{`{nodeSelector: {a: b}, podAnnotations: {c: d}, tolerations: [{operator: Exists}]}`,
 			[]string{`"nodeSelector":{"a":"b"}`, `"c":"d"`, `"tolerations":[{"operator":"Exists"}]`}},
@@ -76,6 +78,9 @@ func TestValuesOfTheChart(t *testing.T) {
 				t.Errorf("%s: %s is not in\n%s", c.values, want, all)
 			}
 		}
+	}
+	if all := string(helm(t, map[string]any{"healthPort": 0})); strings.Contains(all, "Probe:") {
+		t.Errorf("without a health server there are probes:\n%s", all)
 	}
 	for _, bad := range []string{`{controler: {}}`, `{watchServices: true}`, `{platform: k0s}`, `{controllers: {router: false, firewall: false, serviceProxy: false}}`, `{args: [run]}`} {
 		var values map[string]any
