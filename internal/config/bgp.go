@@ -104,11 +104,11 @@ func (f *flags) defineRouting(c *Config) {
 
 func (f *flags) defineRouters(c *Config) {
 	f.section("BGP peers of all nodes")
-	add(f, &f.bgp.ips, "peer-router-ips", nil, listOf("address", parsePeerAddr),
+	add(f, &f.bgp.ips, "peer-router-ips", nil, orNone(listOf("address", parsePeerAddr)),
 		"Routers that every node peers with, or nodes that are route reflectors. The annotation kube-router.io/peers is for peers of one node.")
-	add(f, &f.bgp.asns, "peer-router-asns", nil, listOf("asn", peering.ParseASN),
+	add(f, &f.bgp.asns, "peer-router-asns", nil, orNone(listOf("asn", peering.ParseASN)),
 		"Their AS numbers: one for all, or one for each. Nodes need none.")
-	add(f, &f.bgp.ports, "peer-router-ports", nil, listOf("port", func(s string) (uint16, error) { return parsePort(s, 1) }),
+	add(f, &f.bgp.ports, "peer-router-ports", nil, orNone(listOf("port", func(s string) (uint16, error) { return parsePort(s, 1) })),
 		"Their ports: one for all, or one for each. Without it 179; that of nodes is always --bgp-port.")
 	add(f, &f.bgp.passwords, "peer-router-passwords", "", text("base64[,base64]"),
 		"Their passwords (TCP MD5, RFC 2385) in base64: one for all, or one for each; an empty one is none. They can be seen in the list of processes: --peer-router-passwords-file is better.")

@@ -126,9 +126,9 @@ func (f *flags) defineServices(c *Config) {
 }
 
 func (f *flags) defineAddresses(c *Config) {
-	add(f, &c.Services.ExternalIPRanges, "service-external-ip-range", nil, prefixes(32),
+	add(f, &c.Services.ExternalIPRanges, "service-external-ip-range", nil, orNone(prefixes(32)),
 		"Ranges that external IPs of Services must be in.")
-	add(f, &c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, prefixes(32),
+	add(f, &c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, orNone(prefixes(32)),
 		"Ranges that load balancer IPs of Services must be in; --run-loadbalancer gives them out.")
 	addBool(f, &c.LoadBalancer.DefaultClass, "loadbalancer-default-class", true,
 		"Give addresses also to Services that have no loadBalancerClass, or the class 'default'. Those of the class 'kube-router' always get one.")
@@ -138,7 +138,7 @@ func (f *flags) defineAddresses(c *Config) {
 		"Serve node ports at every address of the host, not only at those of the Node object.")
 	addBool(f, &c.Services.Guard, "ipvs-permit-all", true,
 		"Keep the firewall of Services' addresses: accept what IPVS serves, refuse the rest. Without it the host's own services can be reached there.")
-	add(f, &c.Services.ExcludedCIDRs, "excluded-cidrs", nil, prefixes(32),
+	add(f, &c.Services.ExcludedCIDRs, "excluded-cidrs", nil, orNone(prefixes(32)),
 		"Ranges with IPVS virtual servers of others, which are never removed.")
 }
 
@@ -173,7 +173,7 @@ func (f *flags) definePods(c *Config) {
 		"Write the CNI configuration of this node. Its file is named by the environment variable KUBE_ROUTER_CNI_CONF_FILE, else "+defaultCNIFile+".")
 	addBool(f, &c.CNI.PodEgress, "enable-pod-egress", true,
 		"Masquerade what pods send out of the cluster.")
-	add(f, &c.CNI.EgressExcluded, "pod-egress-exclude-cidrs", nil, prefixes(32),
+	add(f, &c.CNI.EgressExcluded, "pod-egress-exclude-cidrs", nil, orNone(prefixes(32)),
 		"Networks to which pods keep their own address: they know the way back.")
 	addBool(f, &c.CNI.AutoMTU, "auto-mtu", true,
 		"Give the bridge and the pods the MTU of the node's link, less what tunnels of an overlay add. Without it the bridge's MTU and the one in the CNI configuration stay as they are.")

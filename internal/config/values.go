@@ -270,6 +270,16 @@ func prefixes(most int) kind[[]netip.Prefix] {
 	}, formatPrefixes}
 }
 
+// orNone reads a list that may be empty, as templates write one.
+func orNone[T any](k kind[[]T]) kind[[]T] {
+	return kind[[]T]{k.name, func(s string) ([]T, error) {
+		if s == "" {
+			return nil, nil
+		}
+		return k.parse(s)
+	}, k.format}
+}
+
 func formatPrefixes(list []netip.Prefix) string {
 	words := make([]string, len(list))
 	for i, p := range list {

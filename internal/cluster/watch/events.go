@@ -164,15 +164,17 @@ func (r *Recorder) postOne(ctx context.Context, event *corev1.Event) (failure st
 	return "post " + string(apierrors.ReasonForError(err)), err
 }
 
-// newEvent makes the Event of a report. Its name is a hash of what it says, so
-// that the agents of all nodes, who find the same fault in the same object,
-// make one Event of it.
+// newEvent makes the Event of a report. Its name is a hash of what it says and of
+// the hour, so that the agents of all nodes, who find the same fault in the same
+// object, make one Event of it, and one that is reported again is there again:
+// the API server removes Events after an hour.
 func newEvent(node, kind string, object *cluster.Meta, reason, message string, now time.Time) *corev1.Event {
 	namespace := object.Namespace
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault // where Events of cluster-scoped objects live
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{kind, object.UID, reason, message}, "\x00")))
+	hour := now.UTC().Truncate(time.Hour).Format(time.RFC3339)
+	sum := sha256.Sum256([]byte(strings.Join([]string{kind, object.UID, reason, message, hour}, "\x00")))
 	name := strings.TrimRight(truncate(object.Name, 200), ".-")
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", name, sum[:8])},

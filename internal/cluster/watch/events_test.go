@@ -142,6 +142,13 @@ func TestEventIsValid(t *testing.T) {
 			t.Errorf("name %q in namespace %q: %v", e.Name, e.Namespace, problems)
 		}
 	}
+	names := map[string]bool{}
+	for _, minute := range []int{1, 59, 61} {
+		names[newEvent("node-1", "Node", web("a"), "R", "m", time.Unix(0, 0).Add(time.Duration(minute)*time.Minute)).Name] = true
+	}
+	if len(names) != 2 {
+		t.Errorf("%d Events in two hours, want one in each", len(names))
+	}
 	if m := truncate(strings.Repeat("ä", 600), longestMessage); len(m) > longestMessage || strings.ContainsRune(m, '�') {
 		t.Errorf("%d bytes", len(m))
 	}
