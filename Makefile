@@ -76,7 +76,7 @@ kernel: # drivers on this host's kernel, in network namespaces of their own
 
 guest: lab-tool # drivers on a kernel that has IPVS, IPIP and FoU
 	@$(STAGE) run "modules of the guest's kernel" $(LAB) modules
-	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 1 -run '$(call tests,guest)' -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
+	@$(STAGE) run 'kernel tests in a guest (IPVS)' go test -tags guest -p 2 -run '$(call tests,guest)' -exec '$(CURDIR)/$(LAB) guest-exec' $(call packages,guest)
 
 lint: ## gofmt, go vet, staticcheck, and the rules of the house
 	@$(STAGE) begin lint

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/kube-router/kube-router/lab/internal/progress"
@@ -97,13 +100,41 @@ func Run(ctx context.Context, ws workspace.Workspace, log *progress.Log, extra [
 			stale = append(stale, t)
 		}
 	}
-	for i, t := range stale {
-		title := fmt.Sprintf("building %s (%d of %d)", t.name, i+1, len(stale))
-		if err := log.Step(title, func() error { return t.build(ctx, ws) }); err != nil {
+	for _, g := range groups(stale) {
+		if err := log.Step("building "+g.String(), func() error { return g.build(ctx, ws) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// group are programs that one go command builds: it links one while it compiles
+// another. A test binary is alone.
+type group []target
+
+func groups(targets []target) []group {
+	var list []group
+	for _, t := range targets {
+		i := slices.IndexFunc(list, func(g group) bool { return g[0].module == t.module && !g[0].test && !t.test })
+		if i < 0 {
+			list, i = append(list, nil), len(list)
+		}
+		list[i] = append(list[i], t)
+	}
+	return list
+}
+
+// String is "etcd, kubelet and kubectl".
+func (g group) String() string {
+	last := len(g) - 1
+	names := make([]string, len(g))
+	for i, t := range g {
+		names[i] = t.name
+	}
+	if last == 0 {
+		return names[0]
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 func demand(name string) (target, error) {
@@ -135,20 +166,55 @@ func (t target) key(ws workspace.Workspace) (string, error) {
 	return sum.Key()
 }
 
-func (t target) build(ctx context.Context, ws workspace.Workspace) error {
-	flags, err := t.ldflags(ws)
+// build puts each program in its place once all of the group are there.
+func (g group) build(ctx context.Context, ws workspace.Workspace) error {
+	flags, err := g[0].ldflags(ws)
 	if err != nil {
 		return err
 	}
-	args := []string{"build", "-buildvcs=false", flags, "-o", ws.Bin(t.name), t.pkg}
+	fresh := ws.Path("build")
+	defer os.RemoveAll(fresh)
+	if err := os.MkdirAll(fresh, 0o755); err != nil {
+		return err
+	}
+	args := []string{"build", "-buildvcs=false", flags, "-o", fresh + "/"}
+	if g[0].test {
+		args = []string{"test", "-c", flags, "-o", filepath.Join(fresh, g[0].program())}
+	}
+	for _, t := range g {
+		args = append(args, t.pkg)
+	}
+	if err := Go(ctx, g[0].dir(ws), args...); err != nil {
+		return fmt.Errorf("build %s: %w", g, err)
+	}
+	for _, t := range g {
+		if err := t.install(ws, filepath.Join(fresh, t.program())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// program is what the go command calls it: the last part of the path that is
+// no version.
+func (t target) program() string {
 	if t.test {
-		args = []string{"test", "-c", flags, "-o", ws.Bin(t.name), t.pkg}
+		return t.name
 	}
-	if err := Go(ctx, t.dir(ws), args...); err != nil {
-		return fmt.Errorf("build %s: %w", t.name, err)
+	if dir, last := path.Split(t.pkg); majorVersion.MatchString(last) {
+		return path.Base(dir)
 	}
+	return path.Base(t.pkg)
+}
+
+var majorVersion = regexp.MustCompile(`^v[0-9]+$`)
+
+func (t target) install(ws workspace.Workspace, program string) error {
 	key, err := t.key(ws)
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(ws.Bin(t.name)), 0o755), os.Rename(program, ws.Bin(t.name))); err != nil {
 		return err
 	}
 	return stamp.Write(t.stampFile(ws), key)

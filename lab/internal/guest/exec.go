@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kube-router/kube-router/lab/internal/process"
 )
@@ -50,7 +53,26 @@ func Exec(ctx context.Context, command []string, memory string, stdout, stderr i
 		return 0, err
 	}
 	req := Request{Command: append([]string{program}, command[1:]...), Dir: dir, Env: guestEnv(os.Environ())}
-	return bootAndRun(ctx, Machine{Channel: channel, Memory: memory, Number: os.Getpid()}, req, stdout, stderr)
+	number, done := turn(os.TempDir())
+	defer done()
+	return bootAndRun(ctx, Machine{Channel: channel, Memory: memory, Number: number}, req, stdout, stderr)
+}
+
+// turn is a number that no other guest of Exec has now, as long as there are
+// not more guests than processors: so that two do not share one while another
+// is idle. done gives it back.
+func turn(dir string) (number int, done func()) {
+	for i := range runtime.NumCPU() {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%sprocessor-%d", channelPrefix, i)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return i, func() { f.Close() }
+		}
+		f.Close()
+	}
+	return os.Getpid(), func() {}
 }
 
 func bootAndRun(ctx context.Context, m Machine, req Request, stdout, stderr io.Writer) (int, error) {

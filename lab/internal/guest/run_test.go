@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,5 +132,28 @@ func TestLegacyIptables(t *testing.T) {
 		if got, err := os.Readlink(filepath.Join(dir, link)); got != want {
 			t.Errorf("%s leads to %q, %v; want %q", link, got, err, want)
 		}
+	}
+}
+
+func TestGuestsTakeTurns(t *testing.T) {
+	dir := t.TempDir()
+	var held []func()
+	for want := range runtime.NumCPU() {
+		number, done := turn(dir)
+		if number != want {
+			t.Errorf("number %d, want %d: those before are taken", number, want)
+		}
+		held = append(held, done)
+	}
+	if number, _ := turn(dir); number != os.Getpid() {
+		t.Errorf("with all taken: number %d, want any, that of the process", number)
+	}
+	held[0]()
+	number, done := turn(dir)
+	if number != 0 {
+		t.Errorf("after 0 was given back: number %d", number)
+	}
+	for _, d := range append(held[1:], done) {
+		d()
 	}
 }
