@@ -18,7 +18,9 @@ type outsider struct {
 	ip   string
 }
 
-// outside makes one. It goes when the test ends.
+// outside makes one. It goes when the test ends. As a router it heeds no
+// redirects: a node that does not serve an address yet sends its own way out for
+// one, and a host would go by that for five minutes (RFC 1812, 5.2.7.2).
 func outside(t *testing.T) *outsider {
 	t.Helper()
 	node := nodeIP(t, 1)
@@ -29,7 +31,8 @@ func outside(t *testing.T) *outsider {
 	t.Cleanup(func() { _, _ = sh(context.Background(), "ip netns delete "+o.name+"; ip link delete "+link) })
 	must(t, `ip netns add %[1]s && ip link add %[2]s type veth peer name eth0 netns %[1]s &&
 		ip link set %[2]s master %[3]s up && ip -n %[1]s link set lo up && ip -n %[1]s link set eth0 up &&
-		ip -n %[1]s address add %[4]s/24 dev eth0`, o.name, link, bridge, o.ip)
+		ip -n %[1]s address add %[4]s/24 dev eth0 &&
+		ip netns exec %[1]s sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.accept_redirects=0`, o.name, link, bridge, o.ip)
 	return o
 }
 
