@@ -150,7 +150,10 @@ func (a *agent) policy(d drivers) part {
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
-	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules, Flows: d.flows, HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) }}, a.log)
+	}, a.feeds, policy.Drivers{
+		Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load, Flows: d.flows,
+		HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) },
+	}, a.log)
 	a.metrics.AddPolicyDrops(func(ctx context.Context) ([]health.PolicyDrops, uint64, error) {
 		drops, err := c.Drops(ctx)
 		return policyDrops(drops), drops.NewPods, err

@@ -17,6 +17,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
 // world is a cluster's objects and this node's kernel.
@@ -72,7 +73,15 @@ func (w *world) start() {
 	for family, fake := range w.tables() {
 		rules[family] = iptables.NewRuleset(fake, family, slog.New(slog.DiscardHandler))
 	}
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: rules}, slog.New(slog.DiscardHandler))
+	w.c = New(config, w.feeds, w.drivers(rules), slog.New(slog.DiscardHandler))
+}
+
+// drivers are those of a world, over a platform that is as it should be.
+func (w *world) drivers(rules map[inet.Family]*iptables.Ruleset) Drivers {
+	return Drivers{
+		Sets: w.sets, Rules: rules, Modules: func(...string) error { return nil },
+		Sysctl: sysctl.NewFake(map[string]string{bridgeParameter(inet.IPv4): "1", bridgeParameter(inet.IPv6): "1"}),
+	}
 }
 
 // tables are the packet filters of the families that the world has.
@@ -100,7 +109,7 @@ func (w *world) attempt(attempts int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if !w.c.programmed {
-		w.c.queue.Mark(rulesKey)
+		w.c.queue.Mark(platformKey, rulesKey)
 	}
 	for len(w.c.queue.Pending()) > 0 {
 		for _, work := range w.c.Status().Pending {

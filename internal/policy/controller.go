@@ -20,6 +20,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -67,7 +68,9 @@ type PortRange struct{ First, Last uint16 }
 type Drivers struct {
 	Sets ipset.Interface
 	// Rules has the Ruleset of each enabled family, shared by the controllers.
-	Rules map[inet.Family]*iptables.Ruleset
+	Rules   map[inet.Family]*iptables.Ruleset
+	Sysctl  sysctl.Interface
+	Modules func(names ...string) error // module.Load
 	// Flows and HostAddrs, this node's addresses, are asked where
 	// Config.CutFlows is set.
 	Flows     Flows
@@ -76,14 +79,16 @@ type Drivers struct {
 
 // Controller keeps the kernel's packet filter as the policies want it.
 type Controller struct {
-	config Config
-	rules  map[inet.Family]*iptables.Ruleset
-	sets   *ipset.Sets
-	log    *slog.Logger
-	queue  *reconcile.Queue[key]
-	ready  chan struct{}
-	cutter *cutter
-	drops  drops
+	config  Config
+	rules   map[inet.Family]*iptables.Ruleset
+	sets    *ipset.Sets
+	sysctl  sysctl.Interface
+	modules func(names ...string) error
+	log     *slog.Logger
+	queue   *reconcile.Queue[key]
+	ready   chan struct{}
+	cutter  *cutter
+	drops   drops
 
 	mu     sync.Mutex
 	live   bool // changes are marked
@@ -93,58 +98,19 @@ type Controller struct {
 	// What follows belongs to the goroutine of Run.
 	plans      map[inet.Family]*plan
 	warned     map[inet.Family]bool // that there are no Pod CIDRs
+	prepared   bool                 // the platform was, once
 	programmed bool
 	settling   time.Time // when the keys at hand were done
 	complaint  reconcile.Complaints
 }
-
-// key is dirty work: a unit of rules, an address whose place in the sets may
-// have changed, or one of the two below.
-type key struct {
-	kind kind
-	name cluster.Key // of a Pod or a policy
-	addr netip.Addr
-}
-
-type kind uint8
-
-const (
-	allKind    kind = iota // everything is compiled anew
-	resyncKind             // the kernel is read back
-	nodeKind               // this node's Pod CIDRs
-	podKind                // a Pod of this node
-	policyKind
-	addrKind
-)
-
-// String is "pod red/web-1", "address 10.244.1.7", "rules" or "resync".
-func (k key) String() string {
-	switch k.kind {
-	case allKind:
-		return "rules"
-	case resyncKind:
-		return "resync"
-	case nodeKind:
-		return "node"
-	case podKind:
-		return "pod " + k.name.String()
-	case policyKind:
-		return "policy " + k.name.String()
-	}
-	return "address " + k.addr.String()
-}
-
-var (
-	rulesKey  = key{kind: allKind}
-	resyncKey = key{kind: resyncKind}
-)
 
 // New returns a Controller that follows the Pods, Namespaces, NetworkPolicies
 // and Nodes of feeds.
 func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger) *Controller {
 	c := &Controller{
 		config: config, rules: drivers.Rules, log: log,
-		sets:  ipset.NewSets(drivers.Sets, OwnedSets()...),
+		sets:   ipset.NewSets(drivers.Sets, OwnedSets()...),
+		sysctl: drivers.Sysctl, modules: drivers.Modules,
 		queue: reconcile.NewQueue[key](),
 		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),
@@ -223,8 +189,8 @@ func (c *Controller) mark(k key) {
 // Run programs all policies, and then every change, until ctx ends. What is
 // programmed stays.
 func (c *Controller) Run(ctx context.Context) error {
-	c.queue.Mark(rulesKey)
-	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
+	c.queue.Mark(platformKey, rulesKey)
+	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(platformKey, resyncKey) })
 	go c.cutFlows(ctx)
 	go c.beginDrops(ctx)
 	for {
@@ -246,6 +212,9 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 	d, addrs, resync := sortOut(keys)
 	d.all = d.all || !c.programmed
 	var errs [addrKind + 1]error
+	if contains(keys, platformKind) {
+		errs[platformKind] = c.preparePlatform()
+	}
 	if len(addrs) > 0 {
 		errs[addrKind] = c.place(addrs)
 	}
@@ -257,13 +226,27 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 		errs[resyncKind] = c.resync(ctx)
 	}
 	if ctx.Err() == nil {
-		c.complain(errors.Join(errs[allKind], errs[addrKind], errs[resyncKind]))
+		c.complain(errors.Join(errs[platformKind], errs[allKind], errs[addrKind], errs[resyncKind]))
 	}
+	c.becomeReady()
 	c.settling = time.Now()
 	for _, k := range keys {
 		c.queue.Settle(k, errs[k.kind])
 	}
 	c.updateStatus()
+}
+
+// becomeReady closes Ready when policies hold for all traffic.
+func (c *Controller) becomeReady() {
+	select {
+	case <-c.ready:
+		return
+	default:
+	}
+	if c.prepared && c.programmed {
+		close(c.ready)
+		c.log.Info("policy: all policies are programmed")
+	}
 }
 
 func contains(keys []key, kind kind) bool {
@@ -302,11 +285,7 @@ func (c *Controller) program(ctx context.Context, d dirt) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if !c.programmed {
-		c.programmed = true
-		close(c.ready)
-		c.log.Info("policy: all policies are programmed")
-	}
+	c.programmed = true
 	return c.sets.Retain(c.wanted())
 }
 

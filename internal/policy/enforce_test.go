@@ -47,10 +47,9 @@ func (w *world) startSlowly(mode NewPods, look func()) {
 	config := testConfig
 	config.NewPods = mode
 	quiet := slog.New(slog.DiscardHandler)
-	w.c = New(config, w.feeds, Drivers{
-		Sets:  slowSets{w.sets, look},
-		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(slowRules{w.rules, look}, inet.IPv4, quiet)},
-	}, quiet)
+	drivers := w.drivers(map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(slowRules{w.rules, look}, inet.IPv4, quiet)})
+	drivers.Sets = slowSets{w.sets, look}
+	w.c = New(config, w.feeds, drivers, quiet)
 }
 
 // ask is the first packet of a connection from another node.
@@ -159,8 +158,8 @@ func TestNoPodCIDRs(t *testing.T) {
 	config := testConfig
 	config.NewPods = Closed
 	quiet := slog.New(slog.DiscardHandler)
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: map[inet.Family]*iptables.Ruleset{
-		inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, quiet)}}, slog.New(slog.NewTextHandler(&log, nil)))
+	w.c = New(config, w.feeds, w.drivers(map[inet.Family]*iptables.Ruleset{
+		inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, quiet)}), slog.New(slog.NewTextHandler(&log, nil)))
 	w.feeds.Nodes.Set(thisNode())
 	w.settle(t)
 	w.pod(newPod("red", "web", "node1", "10.244.1.9", ""))

@@ -27,8 +27,9 @@ func newCuttingWorld() (*world, *conntrack.Fake) {
 	config.CutFlows = true
 	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, slog.New(slog.DiscardHandler))}
 	w.feeds = cluster.NewFeeds()
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: rules, Flows: flows,
-		HostAddrs: func() ([]netip.Addr, error) { return nodeAddrs["node1"], nil }}, slog.New(slog.DiscardHandler))
+	drivers := w.drivers(rules)
+	drivers.Flows, drivers.HostAddrs = flows, func() ([]netip.Addr, error) { return nodeAddrs["node1"], nil }
+	w.c = New(config, w.feeds, drivers, slog.New(slog.DiscardHandler))
 	return w, flows
 }
 
