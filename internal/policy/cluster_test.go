@@ -108,7 +108,7 @@ func (w *world) work() error { return w.attempt(1) }
 func (w *world) attempt(attempts int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if !w.c.programmed {
+	if !w.c.programmed() {
 		w.c.queue.Mark(platformKey, rulesKey)
 	}
 	for len(w.c.queue.Pending()) > 0 {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -96,12 +97,11 @@ type Controller struct {
 	status Status
 
 	// What follows belongs to the goroutine of Run.
-	plans      map[inet.Family]*plan
-	warned     map[inet.Family]bool // that there are no Pod CIDRs
-	prepared   bool                 // the platform was, once
-	programmed bool
-	settling   time.Time // when the keys at hand were done
-	complaint  reconcile.Complaints
+	plans     map[inet.Family]*plan
+	warned    map[inet.Family]bool // that there are no Pod CIDRs
+	prepared  bool                 // the platform was, once
+	settling  time.Time            // when the keys at hand were done
+	complaint reconcile.Complaints
 }
 
 // New returns a Controller that follows the Pods, Namespaces, NetworkPolicies
@@ -210,7 +210,6 @@ func (c *Controller) Run(ctx context.Context) error {
 // find its peers, then the rules, then what others have changed.
 func (c *Controller) work(ctx context.Context, keys []key) {
 	d, addrs, resync := sortOut(keys)
-	d.all = d.all || !c.programmed
 	var errs [addrKind + 1]error
 	if contains(keys, platformKind) {
 		errs[platformKind] = c.preparePlatform()
@@ -222,7 +221,7 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 		err := c.program(ctx, d)
 		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = err, err, err, err
 	}
-	if resync && errs[allKind] == nil {
+	if resync {
 		errs[resyncKind] = c.resync(ctx)
 	}
 	if ctx.Err() == nil {
@@ -243,33 +242,24 @@ func (c *Controller) becomeReady() {
 		return
 	default:
 	}
-	if c.prepared && c.programmed {
+	if c.prepared && c.programmed() {
 		close(c.ready)
 		c.log.Info("policy: all policies are programmed")
 	}
 }
 
-func contains(keys []key, kind kind) bool {
-	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
-}
-
-func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
-	d.pods, d.policies = map[cluster.Key]struct{}{}, map[cluster.Key]struct{}{}
-	for _, k := range keys {
-		switch k.kind {
-		case allKind:
-			d.all = true
-		case resyncKind:
-			resync = true
-		case podKind:
-			d.pods[k.name] = struct{}{}
-		case policyKind:
-			d.policies[k.name] = struct{}{}
-		case addrKind:
-			addrs = append(addrs, k.addr)
+// programmed says that each family was, once.
+func (c *Controller) programmed() bool {
+	for _, p := range c.plans {
+		if !p.programmed {
+			return false
 		}
 	}
-	return d, addrs, resync
+	return true
+}
+
+func contains(keys []key, kind kind) bool {
+	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
 }
 
 // program compiles what is dirty and makes the kernel follow, each family on its
@@ -278,15 +268,22 @@ func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
 func (c *Controller) program(ctx context.Context, d dirt) error {
 	wants := c.compile(d)
 	var errs []error
+	keep := map[string]bool{}
 	for _, f := range c.config.Families {
-		errs = append(errs, c.enforce(ctx, c.plans[f], wants[f]))
+		p := c.plans[f]
+		err := c.enforce(ctx, p, wants[f])
+		if err == nil {
+			p.programmed = true
+		} else { // rules of before may match what is not wanted any more
+			for _, name := range c.sets.Names() {
+				keep[name] = keep[name] || familyOf(name) == f
+			}
+		}
+		maps.Copy(keep, p.wanted())
+		errs = append(errs, err)
 	}
 	c.cutter.forbidden()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	c.programmed = true
-	return c.sets.Retain(c.wanted())
+	return errors.Join(append(errs, c.sets.Retain(keep))...)
 }
 
 // compile brings the plans up to date and returns what they want of the sets.
@@ -350,11 +347,15 @@ func (c *Controller) edits(addrs []netip.Addr) (map[string]edit, map[netip.Addr]
 	return edits, former
 }
 
-// resync reads the kernel back and repairs what differs.
+// resync reads the kernel back and repairs what differs. The rules of a family
+// that never came up are not repaired but programmed, when its keys are due.
 func (c *Controller) resync(ctx context.Context) error {
 	repaired, err := c.sets.Resync()
 	errs := []error{err}
 	for _, f := range c.config.Families {
+		if !c.plans[f].programmed {
+			continue
+		}
 		n, err := c.rules[f].Resync(ctx, RulesOwner)
 		repaired += n
 		errs = append(errs, err)

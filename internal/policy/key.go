@@ -50,3 +50,31 @@ var (
 	resyncKey   = key{kind: resyncKind}
 	platformKey = key{kind: platformKind}
 )
+
+// dirt is what has changed: local Pods and policies, or everything.
+type dirt struct {
+	all      bool
+	pods     map[cluster.Key]struct{}
+	policies map[cluster.Key]struct{}
+}
+
+func (d dirt) empty() bool { return !d.all && len(d.pods)+len(d.policies) == 0 }
+
+func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
+	d.pods, d.policies = map[cluster.Key]struct{}{}, map[cluster.Key]struct{}{}
+	for _, k := range keys {
+		switch k.kind {
+		case allKind:
+			d.all = true
+		case resyncKind:
+			resync = true
+		case podKind:
+			d.pods[k.name] = struct{}{}
+		case policyKind:
+			d.policies[k.name] = struct{}{}
+		case addrKind:
+			addrs = append(addrs, k.addr)
+		}
+	}
+	return d, addrs, resync
+}
