@@ -13,6 +13,7 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/config"
+	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -102,5 +103,20 @@ func TestWaitingInWords(t *testing.T) {
 	a.feeds = cluster.NewFeeds()
 	if got := a.waiting(p); got != "node: no pod CIDR yet" {
 		t.Errorf("after the lists: %q", got)
+	}
+}
+
+// What a Service has at a node port is told apart by our own proxy, where it
+// guards; else all node ports are open to Pods.
+func TestOpenNodePorts(t *testing.T) {
+	for args, want := range map[string]policy.PortRange{
+		"--run-service-proxy=true":                         {},
+		"--run-service-proxy=true --ipvs-permit-all=false": {First: 30000, Last: 32767},
+		"--run-service-proxy=false":                        {First: 30000, Last: 32767},
+		"--run-service-proxy=false --ipvs-permit-all=true": {First: 30000, Last: 32767},
+	} {
+		if got := openNodePorts(testAgent(t, strings.Fields(args)...).cfg); got != want {
+			t.Errorf("%s: %v, want %v", args, got, want)
+		}
 	}
 }

@@ -146,7 +146,7 @@ func (a *agent) policy(d drivers) part {
 	cfg := a.cfg
 	c := policy.New(policy.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(),
-		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
+		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: openNodePorts(cfg),
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
@@ -171,6 +171,16 @@ func (a *agent) policy(d drivers) part {
 	})
 	a.firewall = c
 	return part{policyName, c}
+}
+
+// openNodePorts are the node ports that policies have to let pass untold which
+// of them a Service has: none where our own proxy accepts what it serves, in
+// rules before those of policies.
+func openNodePorts(cfg config.Config) policy.PortRange {
+	if cfg.RunServiceProxy && cfg.Services.Guard {
+		return policy.PortRange{}
+	}
+	return policy.PortRange(cfg.Services.NodePorts)
 }
 
 // hostAddrs are the addresses of the host.

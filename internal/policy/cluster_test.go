@@ -47,9 +47,15 @@ func newWorldWith(adapt func(*Config)) *world {
 	return w
 }
 
+// besideOurProxy is a configuration where the service proxy runs too, and lets
+// pass what goes to Services itself.
+func besideOurProxy(c *Config) { c.NodePorts = PortRange{} }
+
 // newDualWorld has both address families.
-func newDualWorld() *world {
-	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), rules6: iptables.NewFake()}
+func newDualWorld() *world { return newDualWorldWith(nil) }
+
+func newDualWorldWith(adapt func(*Config)) *world {
+	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), rules6: iptables.NewFake(), adapt: adapt}
 	w.sets.InUse = func(name string) bool { return w.rules.UsesSet(name) || w.rules6.UsesSet(name) }
 	w.rules.SetExists, w.rules6.SetExists = w.sets.Exists, w.sets.Exists
 	w.start()
@@ -58,7 +64,7 @@ func newDualWorld() *world {
 
 // restarted is another agent over the same kernel, with feeds that are empty.
 func (w *world) restarted() *world {
-	again := &world{feeds: cluster.NewFeeds(), sets: w.sets, rules: w.rules, rules6: w.rules6}
+	again := &world{feeds: cluster.NewFeeds(), sets: w.sets, rules: w.rules, rules6: w.rules6, adapt: w.adapt}
 	again.start()
 	return again
 }

@@ -31,8 +31,9 @@ type Config struct {
 	NodeName string
 	// Families are the enabled address families.
 	Families []inet.Family
-	// ServiceRanges are the cluster's ranges of Service addresses, NodePorts
-	// its range of node ports.
+	// ServiceRanges are the cluster's ranges of Service addresses. NodePorts is
+	// its range of node ports where they pass for it is not known which of them
+	// are; zero where the proxy accepts its own before the rules of policies.
 	ServiceRanges []netip.Prefix
 	NodePorts     PortRange
 	// NewPods says which Pods of this node are closed until their rules are in.
@@ -62,8 +63,14 @@ const (
 	Open
 )
 
-// PortRange is an inclusive range of ports.
+// PortRange is an inclusive range of ports, empty where it is zero.
 type PortRange struct{ First, Last uint16 }
+
+func (r PortRange) empty() bool { return r.Last == 0 }
+
+func (r PortRange) contains(port uint16) bool {
+	return !r.empty() && r.First <= port && port <= r.Last
+}
 
 // Drivers are the kernel, as the controller sees it.
 type Drivers struct {

@@ -195,7 +195,7 @@ func (v *verdict) ofHost(addr netip.Addr) bool {
 // rules take for a Service.
 func (v *verdict) toService(c connection) bool {
 	nodePort := v.host[c.server] && (c.protocol == inet.TCP || c.protocol == inet.UDP || c.protocol == inet.SCTP) &&
-		v.config.NodePorts.First <= c.port && c.port <= v.config.NodePorts.Last
+		v.config.NodePorts.contains(c.port)
 	return nodePort || v.inServices(c.server)
 }
 
