@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/config"
-	"github.com/kube-router/kube-router/internal/policy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -106,17 +106,22 @@ func TestWaitingInWords(t *testing.T) {
 	}
 }
 
-// What a Service has at a node port is told apart by our own proxy, where it
-// guards; else all node ports are open to Pods.
-func TestOpenNodePorts(t *testing.T) {
-	for args, want := range map[string]policy.PortRange{
-		"--run-service-proxy=true":                         {},
-		"--run-service-proxy=true --ipvs-permit-all=false": {First: 30000, Last: 32767},
-		"--run-service-proxy=false":                        {First: 30000, Last: 32767},
-		"--run-service-proxy=false --ipvs-permit-all=true": {First: 30000, Last: 32767},
+// What a Service has at its other addresses and at node ports is told apart by
+// our own proxy, where it guards; else these ranges are open to Pods.
+func TestUntold(t *testing.T) {
+	const ranges = " --service-external-ip-range=203.0.113.0/24 --loadbalancer-ip-range=198.51.100.0/28,2001:db8::/64"
+	for args, open := range map[string]bool{
+		"--run-service-proxy=true":                         false,
+		"--run-service-proxy=true --ipvs-permit-all=false": true,
+		"--run-service-proxy=false":                        true,
 	} {
-		if got := openNodePorts(testAgent(t, strings.Fields(args)...).cfg); got != want {
-			t.Errorf("%s: %v, want %v", args, got, want)
+		addrs, nodePorts := untold(testAgent(t, strings.Fields(args+ranges)...).cfg)
+		want := "[] {0 0}"
+		if open {
+			want = "[203.0.113.0/24 198.51.100.0/28 2001:db8::/64] {30000 32767}"
+		}
+		if got := fmt.Sprint(addrs, " ", nodePorts); got != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
@@ -144,9 +145,10 @@ func (a *agent) openIPVS() (ipvs.Interface, error) {
 
 func (a *agent) policy(d drivers) part {
 	cfg := a.cfg
+	external, nodePorts := untold(cfg)
 	c := policy.New(policy.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(),
-		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: openNodePorts(cfg),
+		ServiceRanges: cfg.Services.ClusterIPRanges, ExternalRanges: external, NodePorts: nodePorts,
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
@@ -173,14 +175,14 @@ func (a *agent) policy(d drivers) part {
 	return part{policyName, c}
 }
 
-// openNodePorts are the node ports that policies have to let pass untold which
-// of them a Service has: none where our own proxy accepts what it serves, in
-// rules before those of policies.
-func openNodePorts(cfg config.Config) policy.PortRange {
+// untold are the addresses and node ports that policies have to let pass, as
+// nobody can tell which of them a Service has: none where our own proxy accepts
+// what it serves, in rules before those of policies.
+func untold(cfg config.Config) (addrs []netip.Prefix, nodePorts policy.PortRange) {
 	if cfg.RunServiceProxy && cfg.Services.Guard {
-		return policy.PortRange{}
+		return nil, policy.PortRange{}
 	}
-	return policy.PortRange(cfg.Services.NodePorts)
+	return slices.Concat(cfg.Services.ExternalIPRanges, cfg.Services.LoadBalancerIPRanges), policy.PortRange(cfg.Services.NodePorts)
 }
 
 // hostAddrs are the addresses of the host.

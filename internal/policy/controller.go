@@ -31,11 +31,13 @@ type Config struct {
 	NodeName string
 	// Families are the enabled address families.
 	Families []inet.Family
-	// ServiceRanges are the cluster's ranges of Service addresses. NodePorts is
-	// its range of node ports where they pass for it is not known which of them
-	// are; zero where the proxy accepts its own before the rules of policies.
+	// ServiceRanges are the cluster's ranges of Service addresses.
 	ServiceRanges []netip.Prefix
-	NodePorts     PortRange
+	// ExternalRanges and NodePorts are the ranges of Services' other addresses
+	// and of node ports. They pass where nobody can tell which of them are in
+	// use, and are empty where the proxy accepts its own before policies.
+	ExternalRanges []netip.Prefix
+	NodePorts      PortRange
 	// NewPods says which Pods of this node are closed until their rules are in.
 	NewPods NewPods
 	// CutFlows ends established flows that the policies do not allow any more.

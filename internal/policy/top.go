@@ -86,7 +86,7 @@ func neighbours(f inet.Family) []string {
 // open to isolated Pods then: the price of not knowing the other proxy's.
 func services(c Config, f inet.Family) []string {
 	var rules []string
-	for _, r := range c.ServiceRanges {
+	for _, r := range slices.Concat(c.ServiceRanges, c.ExternalRanges) {
 		if inet.FamilyOf(r.Addr()) == f {
 			rules = append(rules, "-d "+r.Masked().String()+" "+comment("service addresses")+" -j RETURN")
 		}
