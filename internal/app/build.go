@@ -51,19 +51,20 @@ func (a *agent) openClient() (*watch.Client, error) {
 // build makes the enabled controllers. Each subscribes to what it needs, so
 // only the watches of the enabled ones are opened.
 func (a *agent) build(d drivers, client *watch.Client) {
-	var services []part
-	var served <-chan struct{}
+	var services, policies []part
+	var served, isolated <-chan struct{}
 	if a.cfg.RunServiceProxy {
 		services = []part{a.services(d, client)}
 		served = services[0].controller.Ready()
 	}
-	if a.cfg.RunRouter {
-		a.parts = append(a.parts, a.routes(d, client, served))
-	}
-	a.parts = append(a.parts, services...)
 	if a.cfg.RunFirewall {
-		a.parts = append(a.parts, a.policy(d))
+		policies = []part{a.policy(d)}
+		isolated = policies[0].controller.Ready()
 	}
+	if a.cfg.RunRouter {
+		a.parts = append(a.parts, a.routes(d, client, served, isolated))
+	}
+	a.parts = slices.Concat(a.parts, services, policies)
 	if a.cfg.RunLoadBalancer {
 		a.parts = append(a.parts, a.loadBalancer(client))
 	}
@@ -81,15 +82,15 @@ func (a *agent) synced(name string) func(time.Duration) {
 }
 
 // routes makes the routes controller. served is closed when the service proxy
-// serves, and nil where there is none.
-func (a *agent) routes(d drivers, client *watch.Client, served <-chan struct{}) part {
+// serves, isolated when policies are in force; nil where nobody is to do that.
+func (a *agent) routes(d drivers, client *watch.Client, served, isolated <-chan struct{}) part {
 	cfg := a.cfg
 	c := routes.New(routes.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg), Linger: linger, SettleTime: settleTime,
 		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served),
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
-		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,
+		CNIFile: cfg.CNI.File, Policies: isolated, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,
 		EgressExcluded: cfg.CNI.EgressExcluded, Overlay: overlayConfig(cfg), SyncPeriod: cfg.RoutesSyncPeriod,
 		Synced: a.synced(routesName), Landed: a.metrics.LandingObserver(routesName),
 	}, a.feeds, routes.Drivers{

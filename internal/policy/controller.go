@@ -58,7 +58,8 @@ type Config struct {
 type NewPods uint8
 
 // The modes. Selected closes them while a Pod is expected that a policy
-// isolates, Closed always, also while the agent is down, and Open never.
+// isolates, Closed always, also while the agent is down as long as the kernel
+// keeps the rules, and Open never.
 const (
 	Selected NewPods = iota
 	Closed
