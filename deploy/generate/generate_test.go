@@ -114,6 +114,11 @@ func TestContainers(t *testing.T) {
 				volumes[m.Name] = true
 			}
 		}
+		for _, needed := range []string{"lib-modules", "sysctl-net", "run"} { // each controller sets sysctls of modules
+			if !volumes[needed] {
+				t.Errorf("%s: the agent does not have %s", name, needed)
+			}
+		}
 		for _, volume := range slices.Sorted(maps.Keys(volumes)) {
 			if !volumes[volume] {
 				t.Errorf("%s: nobody mounts %s", name, volume)

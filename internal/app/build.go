@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster/watch"
@@ -50,19 +51,20 @@ func (a *agent) openClient() (*watch.Client, error) {
 // build makes the enabled controllers. Each subscribes to what it needs, so
 // only the watches of the enabled ones are opened.
 func (a *agent) build(d drivers, client *watch.Client) {
-	var services []part
-	var served <-chan struct{}
+	var services, policies []part
+	var served, isolated <-chan struct{}
 	if a.cfg.RunServiceProxy {
 		services = []part{a.services(d, client)}
 		served = services[0].controller.Ready()
 	}
-	if a.cfg.RunRouter {
-		a.parts = append(a.parts, a.routes(d, client, served))
-	}
-	a.parts = append(a.parts, services...)
 	if a.cfg.RunFirewall {
-		a.parts = append(a.parts, a.policy(d))
+		policies = []part{a.policy(d)}
+		isolated = policies[0].controller.Ready()
 	}
+	if a.cfg.RunRouter {
+		a.parts = append(a.parts, a.routes(d, client, served, isolated))
+	}
+	a.parts = slices.Concat(a.parts, services, policies)
 	if a.cfg.RunLoadBalancer {
 		a.parts = append(a.parts, a.loadBalancer(client))
 	}
@@ -80,15 +82,15 @@ func (a *agent) synced(name string) func(time.Duration) {
 }
 
 // routes makes the routes controller. served is closed when the service proxy
-// serves, and nil where there is none.
-func (a *agent) routes(d drivers, client *watch.Client, served <-chan struct{}) part {
+// serves, isolated when policies are in force; nil where nobody is to do that.
+func (a *agent) routes(d drivers, client *watch.Client, served, isolated <-chan struct{}) part {
 	cfg := a.cfg
 	c := routes.New(routes.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg), Linger: linger, SettleTime: settleTime,
 		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served),
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
-		CNIFile: cfg.CNI.File, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,
+		CNIFile: cfg.CNI.File, Policies: isolated, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,
 		EgressExcluded: cfg.CNI.EgressExcluded, Overlay: overlayConfig(cfg), SyncPeriod: cfg.RoutesSyncPeriod,
 		Synced: a.synced(routesName), Landed: a.metrics.LandingObserver(routesName),
 	}, a.feeds, routes.Drivers{
@@ -144,13 +146,17 @@ func (a *agent) openIPVS() (ipvs.Interface, error) {
 
 func (a *agent) policy(d drivers) part {
 	cfg := a.cfg
+	external, nodePorts := untold(cfg)
 	c := policy.New(policy.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(),
-		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: policy.PortRange(cfg.Services.NodePorts),
+		ServiceRanges: cfg.Services.ClusterIPRanges, ExternalRanges: external, NodePorts: nodePorts,
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
-	}, a.feeds, policy.Drivers{Sets: d.sets, Rules: d.rules, Flows: d.flows, HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) }}, a.log)
+	}, a.feeds, policy.Drivers{
+		Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load, Flows: d.flows,
+		HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) },
+	}, a.log)
 	a.metrics.AddPolicyDrops(func(ctx context.Context) ([]health.PolicyDrops, uint64, error) {
 		drops, err := c.Drops(ctx)
 		return policyDrops(drops), drops.NewPods, err
@@ -168,6 +174,16 @@ func (a *agent) policy(d drivers) part {
 	})
 	a.firewall = c
 	return part{policyName, c}
+}
+
+// untold are the addresses and node ports that policies have to let pass, as
+// nobody can tell which of them a Service has: none where our own proxy accepts
+// what it serves, in rules before those of policies.
+func untold(cfg config.Config) (addrs []netip.Prefix, nodePorts policy.PortRange) {
+	if cfg.RunServiceProxy && cfg.Services.Guard {
+		return nil, policy.PortRange{}
+	}
+	return slices.Concat(cfg.Services.ExternalIPRanges, cfg.Services.LoadBalancerIPRanges), policy.PortRange(cfg.Services.NodePorts)
 }
 
 // hostAddrs are the addresses of the host.

@@ -22,7 +22,8 @@ var withoutIPVS = []features{
 	{routes: true, encap: overlay.VXLAN, wants: "removed ip rule 32700: from 10.244.1.0/24 lookup 77\n" +
 		"removed route 192.168.66.12 via 192.168.66.12 dev kube-tun-vxlan proto 17 onlink table 77\n" +
 		"removed tunnel kube-tun-vxlan\nrestored sysctl net/ipv4/conf/all/rp_filter = 1 (it was 0)\n"},
-	{policy: true, wants: "removed IP set kube-router-isolated-pods\n"},
+	{policy: true, wants: "removed IP set kube-router-isolated-pods\n" +
+		"restored sysctl net/bridge/bridge-nf-call-ip6tables = 0 (it was 1)\n"},
 	{routes: true, policy: true},
 }
 

@@ -24,6 +24,12 @@ func NewFile(path string) File { return File{path: path} }
 // Path is where the file is.
 func (f File) Path() string { return f.path }
 
+// Exists says whether there is a file, whatever it says.
+func (f File) Exists() bool {
+	_, err := os.Lstat(f.path)
+	return err == nil
+}
+
 // Ensure makes the file say what the agent decides, and says whether it had to
 // change. The file is replaced in one step: a reader sees the old one or the
 // new one, also after a crash.

@@ -158,7 +158,7 @@ func (f *flags) definePolicies(c *Config) {
 	f.section("Policies")
 	add(f, &c.Policy.NewPods, "policy-new-pods", NewPodsSelected, newPods(),
 		"Which pods of this node are closed until it knows them and their rules are in force. selected: while a pod is expected that a policy selects. "+
-			"closed: always, also while the agent is down; pods start with about a second without network. open: none.")
+			"closed: always, also while the agent is down, unless the host was restarted meanwhile; pods start with about a second without network. open: none.")
 	addBool(f, &f.defaultDeny, "netpol-default-deny", false,
 		"The same as --policy-new-pods=closed.")
 	addBool(f, &f.ignoredNFTables, "use-nftables-for-netpol", false,

@@ -38,10 +38,10 @@ func meets(f flow) map[string][]packet {
 }
 
 // judged compares what the rules do with a flow, in every chain that meets it,
-// with what the judge says.
-func judged(t *tracer, j *judge, f flow) error {
-	want := j.allows(f)
+// with what the judge says. What may be a node port of another proxy passes.
+func judged(t *tracer, j *judge, f flow, nodePorts PortRange) error {
 	for chain, packets := range meets(f) {
+		want := j.allows(f) || chain == "INPUT" && nodePorts.contains(uint16(f.port))
 		for _, p := range packets {
 			if got := t.passes(chain, p); got != want {
 				return fmt.Errorf("%s: %s passes: %v, want %v", chain, f, got, want)
@@ -66,7 +66,7 @@ func (w *world) check(o *objects, ports func() []target) error {
 					continue
 				}
 				for _, to := range ports() {
-					if err := judged(t, j, flow{src, dst, to.protocol, to.port}); err != nil {
+					if err := judged(t, j, flow{src, dst, to.protocol, to.port}, w.c.config.NodePorts); err != nil {
 						return err
 					}
 				}
@@ -82,10 +82,13 @@ type target struct {
 	port     int32
 }
 
+// strangePorts are beside those of policies, and at the ends of the node ports.
+var strangePorts = []int32{1, 52, 54, 29999, 30000, 32767, 32768, 65535}
+
 // allTargets are the ports that clusters are made of, and those beside them.
 func allTargets() (all []target) {
 	for _, protocol := range protocols {
-		for _, port := range append([]int32{1, 52, 54, 65535}, portNumbers...) {
+		for _, port := range slices.Concat(strangePorts, portNumbers) {
 			all = append(all, target{protocol, port})
 		}
 	}
@@ -98,7 +101,7 @@ func (d dice) someTargets() []target {
 	for i := range some {
 		some[i] = target{pick(d, protocols...), pick(d, portNumbers...)}
 		if d.one(8) {
-			some[i].port = pick(d, int32(1), 52, 54, 65535)
+			some[i].port = pick(d, strangePorts...)
 		}
 	}
 	return some
@@ -163,7 +166,6 @@ func passing(ip netip.Addr) func(yield func(string, packet) bool) {
 				}
 			}
 		}
-		_ = yield("INPUT", packet{src: ip, dst: service, protocol: inet.TCP, port: 443, toHost: true}) &&
-			yield("INPUT", packet{src: ip, dst: node, protocol: inet.UDP, port: 30000, toHost: true})
+		_ = yield("INPUT", packet{src: ip, dst: service, protocol: inet.TCP, port: 443, toHost: true})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
 // world is a cluster's objects and this node's kernel.
@@ -46,9 +47,15 @@ func newWorldWith(adapt func(*Config)) *world {
 	return w
 }
 
+// besideOurProxy is a configuration where the service proxy runs too, and lets
+// pass what goes to Services itself.
+func besideOurProxy(c *Config) { c.NodePorts = PortRange{} }
+
 // newDualWorld has both address families.
-func newDualWorld() *world {
-	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), rules6: iptables.NewFake()}
+func newDualWorld() *world { return newDualWorldWith(nil) }
+
+func newDualWorldWith(adapt func(*Config)) *world {
+	w := &world{feeds: cluster.NewFeeds(), sets: ipset.NewFake(), rules: iptables.NewFake(), rules6: iptables.NewFake(), adapt: adapt}
 	w.sets.InUse = func(name string) bool { return w.rules.UsesSet(name) || w.rules6.UsesSet(name) }
 	w.rules.SetExists, w.rules6.SetExists = w.sets.Exists, w.sets.Exists
 	w.start()
@@ -57,7 +64,7 @@ func newDualWorld() *world {
 
 // restarted is another agent over the same kernel, with feeds that are empty.
 func (w *world) restarted() *world {
-	again := &world{feeds: cluster.NewFeeds(), sets: w.sets, rules: w.rules, rules6: w.rules6}
+	again := &world{feeds: cluster.NewFeeds(), sets: w.sets, rules: w.rules, rules6: w.rules6, adapt: w.adapt}
 	again.start()
 	return again
 }
@@ -72,7 +79,15 @@ func (w *world) start() {
 	for family, fake := range w.tables() {
 		rules[family] = iptables.NewRuleset(fake, family, slog.New(slog.DiscardHandler))
 	}
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: rules}, slog.New(slog.DiscardHandler))
+	w.c = New(config, w.feeds, w.drivers(rules), slog.New(slog.DiscardHandler))
+}
+
+// drivers are those of a world, over a platform that is as it should be.
+func (w *world) drivers(rules map[inet.Family]*iptables.Ruleset) Drivers {
+	return Drivers{
+		Sets: w.sets, Rules: rules, Modules: func(...string) error { return nil },
+		Sysctl: sysctl.NewFake(map[string]string{bridgeParameter(inet.IPv4): "1", bridgeParameter(inet.IPv6): "1"}),
+	}
 }
 
 // tables are the packet filters of the families that the world has.
@@ -99,8 +114,8 @@ func (w *world) work() error { return w.attempt(1) }
 func (w *world) attempt(attempts int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if !w.c.programmed {
-		w.c.queue.Mark(rulesKey)
+	if !w.c.programmed() {
+		w.c.queue.Mark(platformKey, rulesKey)
 	}
 	for len(w.c.queue.Pending()) > 0 {
 		for _, work := range w.c.Status().Pending {

@@ -102,6 +102,54 @@ add kube-router-isolated-pods 10.244.1.8
 create kube-router-local-pods hash:ip family inet maxelem 1048576
 add kube-router-local-pods 10.244.1.8`
 
+// Beside our own service proxy no port of the host is open to isolated Pods.
+func TestNodePortsBesideOurProxy(t *testing.T) {
+	w := newWorldWith(besideOurProxy)
+	w.pod(newPod("production", "backend-1", "node1", "10.244.1.8", "app=backend"))
+	w.policy(allowFrontend())
+	w.settle(t)
+	kernel := w.kernel()
+	if strings.Contains(kernel, "30000") || strings.Contains(kernel, "sctp") || !strings.Contains(kernel, "service addresses") {
+		t.Errorf("the kernel holds\n%s", kernel)
+	}
+	p := packet{src: netip.MustParseAddr("10.244.1.8"), dst: nodeAddrs["node1"][0], protocol: inet.TCP, port: 31000, toHost: true}
+	if w.tracer().passes("INPUT", p) {
+		t.Error("a program of the host at a port of that range is reached")
+	}
+}
+
+// Beside another proxy, which may have Services' addresses on the host, those of
+// all ranges pass, each in its family; elsewhere they are the world's.
+func TestServiceRangesBesideAnotherProxy(t *testing.T) {
+	w := newWorldWith(func(c *Config) {
+		c.ExternalRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/64")}
+	})
+	w.pod(newPod("production", "backend-1", "node1", "10.244.1.8", "app=backend"))
+	w.policy(allowFrontend())
+	w.settle(t)
+	p := packet{src: netip.MustParseAddr("10.244.1.8"), protocol: inet.TCP, port: 443}
+	for dst, want := range map[string]bool{"10.96.0.10": true, "203.0.113.7": true, "198.51.100.7": false} {
+		p.dst = netip.MustParseAddr(dst)
+		p.toHost = true
+		if got := w.tracer().passes("INPUT", p); got != want {
+			t.Errorf("to %s of the host: passes %v, want %v", dst, got, want)
+		}
+		p.toHost = false
+		if w.tracer().passes("FORWARD", p) {
+			t.Errorf("to %s elsewhere it passes", dst)
+		}
+	}
+	if strings.Contains(w.kernel(), "2001:db8") {
+		t.Errorf("IPv4 has ranges of IPv6:\n%s", w.kernel())
+	}
+	v := &verdict{state: w.c.state, config: w.c.config, host: map[netip.Addr]bool{netip.MustParseAddr("203.0.113.7"): true}, isolating: map[cluster.Key][directions][]cluster.Key{}}
+	for dst, want := range map[string]bool{"203.0.113.7": true, "203.0.113.8": false} {
+		if got := v.allows(connection{inet.TCP, p.src, netip.MustParseAddr(dst), 443}); got != want {
+			t.Errorf("established to %s: allowed %v, want %v", dst, got, want)
+		}
+	}
+}
+
 // A Pod of another node comes, changes its labels and goes: sets follow, and
 // iptables-restore is not run.
 func TestRemotePodsChangeNoRule(t *testing.T) {

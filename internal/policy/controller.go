@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
@@ -29,10 +31,13 @@ type Config struct {
 	NodeName string
 	// Families are the enabled address families.
 	Families []inet.Family
-	// ServiceRanges are the cluster's ranges of Service addresses, NodePorts
-	// its range of node ports.
+	// ServiceRanges are the cluster's ranges of Service addresses.
 	ServiceRanges []netip.Prefix
-	NodePorts     PortRange
+	// ExternalRanges and NodePorts are the ranges of Services' other addresses
+	// and of node ports. They pass where nobody can tell which of them are in
+	// use, and are empty where the proxy accepts its own before policies.
+	ExternalRanges []netip.Prefix
+	NodePorts      PortRange
 	// NewPods says which Pods of this node are closed until their rules are in.
 	NewPods NewPods
 	// CutFlows ends established flows that the policies do not allow any more.
@@ -53,21 +58,30 @@ type Config struct {
 type NewPods uint8
 
 // The modes. Selected closes them while a Pod is expected that a policy
-// isolates, Closed always, also while the agent is down, and Open never.
+// isolates, Closed always, also while the agent is down as long as the kernel
+// keeps the rules, and Open never.
 const (
 	Selected NewPods = iota
 	Closed
 	Open
 )
 
-// PortRange is an inclusive range of ports.
+// PortRange is an inclusive range of ports, empty where it is zero.
 type PortRange struct{ First, Last uint16 }
+
+func (r PortRange) empty() bool { return r.Last == 0 }
+
+func (r PortRange) contains(port uint16) bool {
+	return !r.empty() && r.First <= port && port <= r.Last
+}
 
 // Drivers are the kernel, as the controller sees it.
 type Drivers struct {
 	Sets ipset.Interface
 	// Rules has the Ruleset of each enabled family, shared by the controllers.
-	Rules map[inet.Family]*iptables.Ruleset
+	Rules   map[inet.Family]*iptables.Ruleset
+	Sysctl  sysctl.Interface
+	Modules func(names ...string) error // module.Load
 	// Flows and HostAddrs, this node's addresses, are asked where
 	// Config.CutFlows is set.
 	Flows     Flows
@@ -76,14 +90,16 @@ type Drivers struct {
 
 // Controller keeps the kernel's packet filter as the policies want it.
 type Controller struct {
-	config Config
-	rules  map[inet.Family]*iptables.Ruleset
-	sets   *ipset.Sets
-	log    *slog.Logger
-	queue  *reconcile.Queue[key]
-	ready  chan struct{}
-	cutter *cutter
-	drops  drops
+	config  Config
+	rules   map[inet.Family]*iptables.Ruleset
+	sets    *ipset.Sets
+	sysctl  sysctl.Interface
+	modules func(names ...string) error
+	log     *slog.Logger
+	queue   *reconcile.Queue[key]
+	ready   chan struct{}
+	cutter  *cutter
+	drops   drops
 
 	mu     sync.Mutex
 	live   bool // changes are marked
@@ -91,60 +107,20 @@ type Controller struct {
 	status Status
 
 	// What follows belongs to the goroutine of Run.
-	plans      map[inet.Family]*plan
-	warned     map[inet.Family]bool // that there are no Pod CIDRs
-	programmed bool
-	settling   time.Time // when the keys at hand were done
-	complaint  reconcile.Complaints
+	plans     map[inet.Family]*plan
+	warned    map[inet.Family]bool // that there are no Pod CIDRs
+	prepared  bool                 // the platform was, once
+	settling  time.Time            // when the keys at hand were done
+	complaint reconcile.Complaints
 }
-
-// key is dirty work: a unit of rules, an address whose place in the sets may
-// have changed, or one of the two below.
-type key struct {
-	kind kind
-	name cluster.Key // of a Pod or a policy
-	addr netip.Addr
-}
-
-type kind uint8
-
-const (
-	allKind    kind = iota // everything is compiled anew
-	resyncKind             // the kernel is read back
-	nodeKind               // this node's Pod CIDRs
-	podKind                // a Pod of this node
-	policyKind
-	addrKind
-)
-
-// String is "pod red/web-1", "address 10.244.1.7", "rules" or "resync".
-func (k key) String() string {
-	switch k.kind {
-	case allKind:
-		return "rules"
-	case resyncKind:
-		return "resync"
-	case nodeKind:
-		return "node"
-	case podKind:
-		return "pod " + k.name.String()
-	case policyKind:
-		return "policy " + k.name.String()
-	}
-	return "address " + k.addr.String()
-}
-
-var (
-	rulesKey  = key{kind: allKind}
-	resyncKey = key{kind: resyncKind}
-)
 
 // New returns a Controller that follows the Pods, Namespaces, NetworkPolicies
 // and Nodes of feeds.
 func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger) *Controller {
 	c := &Controller{
 		config: config, rules: drivers.Rules, log: log,
-		sets:  ipset.NewSets(drivers.Sets, OwnedSets()...),
+		sets:   ipset.NewSets(drivers.Sets, OwnedSets()...),
+		sysctl: drivers.Sysctl, modules: drivers.Modules,
 		queue: reconcile.NewQueue[key](),
 		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),
@@ -223,8 +199,8 @@ func (c *Controller) mark(k key) {
 // Run programs all policies, and then every change, until ctx ends. What is
 // programmed stays.
 func (c *Controller) Run(ctx context.Context) error {
-	c.queue.Mark(rulesKey)
-	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(resyncKey) })
+	c.queue.Mark(platformKey, rulesKey)
+	go reconcile.Every(ctx, c.config.SyncPeriod, func() { c.queue.Mark(platformKey, resyncKey) })
 	go c.cutFlows(ctx)
 	go c.beginDrops(ctx)
 	for {
@@ -244,8 +220,10 @@ func (c *Controller) Run(ctx context.Context) error {
 // find its peers, then the rules, then what others have changed.
 func (c *Controller) work(ctx context.Context, keys []key) {
 	d, addrs, resync := sortOut(keys)
-	d.all = d.all || !c.programmed
 	var errs [addrKind + 1]error
+	if contains(keys, platformKind) {
+		errs[platformKind] = c.preparePlatform()
+	}
 	if len(addrs) > 0 {
 		errs[addrKind] = c.place(addrs)
 	}
@@ -253,12 +231,13 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 		err := c.program(ctx, d)
 		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = err, err, err, err
 	}
-	if resync && errs[allKind] == nil {
+	if resync {
 		errs[resyncKind] = c.resync(ctx)
 	}
 	if ctx.Err() == nil {
-		c.complain(errors.Join(errs[allKind], errs[addrKind], errs[resyncKind]))
+		c.complain(errors.Join(errs[platformKind], errs[allKind], errs[addrKind], errs[resyncKind]))
 	}
+	c.becomeReady()
 	c.settling = time.Now()
 	for _, k := range keys {
 		c.queue.Settle(k, errs[k.kind])
@@ -266,27 +245,31 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 	c.updateStatus()
 }
 
-func contains(keys []key, kind kind) bool {
-	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
+// becomeReady closes Ready when policies hold for all traffic.
+func (c *Controller) becomeReady() {
+	select {
+	case <-c.ready:
+		return
+	default:
+	}
+	if c.prepared && c.programmed() {
+		close(c.ready)
+		c.log.Info("policy: all policies are programmed")
+	}
 }
 
-func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
-	d.pods, d.policies = map[cluster.Key]struct{}{}, map[cluster.Key]struct{}{}
-	for _, k := range keys {
-		switch k.kind {
-		case allKind:
-			d.all = true
-		case resyncKind:
-			resync = true
-		case podKind:
-			d.pods[k.name] = struct{}{}
-		case policyKind:
-			d.policies[k.name] = struct{}{}
-		case addrKind:
-			addrs = append(addrs, k.addr)
+// programmed says that each family was, once.
+func (c *Controller) programmed() bool {
+	for _, p := range c.plans {
+		if !p.programmed {
+			return false
 		}
 	}
-	return d, addrs, resync
+	return true
+}
+
+func contains(keys []key, kind kind) bool {
+	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
 }
 
 // program compiles what is dirty and makes the kernel follow, each family on its
@@ -295,19 +278,22 @@ func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
 func (c *Controller) program(ctx context.Context, d dirt) error {
 	wants := c.compile(d)
 	var errs []error
+	keep := map[string]bool{}
 	for _, f := range c.config.Families {
-		errs = append(errs, c.enforce(ctx, c.plans[f], wants[f]))
+		p := c.plans[f]
+		err := c.enforce(ctx, p, wants[f])
+		if err == nil {
+			p.programmed = true
+		} else { // rules of before may match what is not wanted any more
+			for _, name := range c.sets.Names() {
+				keep[name] = keep[name] || familyOf(name) == f
+			}
+		}
+		maps.Copy(keep, p.wanted())
+		errs = append(errs, err)
 	}
 	c.cutter.forbidden()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if !c.programmed {
-		c.programmed = true
-		close(c.ready)
-		c.log.Info("policy: all policies are programmed")
-	}
-	return c.sets.Retain(c.wanted())
+	return errors.Join(append(errs, c.sets.Retain(keep))...)
 }
 
 // compile brings the plans up to date and returns what they want of the sets.
@@ -371,11 +357,15 @@ func (c *Controller) edits(addrs []netip.Addr) (map[string]edit, map[netip.Addr]
 	return edits, former
 }
 
-// resync reads the kernel back and repairs what differs.
+// resync reads the kernel back and repairs what differs. The rules of a family
+// that never came up are not repaired but programmed, when its keys are due.
 func (c *Controller) resync(ctx context.Context) error {
 	repaired, err := c.sets.Resync()
 	errs := []error{err}
 	for _, f := range c.config.Families {
+		if !c.plans[f].programmed {
+			continue
+		}
 		n, err := c.rules[f].Resync(ctx, RulesOwner)
 		repaired += n
 		errs = append(errs, err)

@@ -107,13 +107,10 @@ func (c *Controller) putResidents(p *plan, local map[netip.Addr]cluster.Key, iso
 }
 
 // wanted names all sets.
-func (c *Controller) wanted() map[string]bool {
-	names := map[string]bool{}
-	for f, p := range c.plans {
-		names[setName(isolatedSet, f)], names[setName(localSet, f)] = true, true
-		for name := range p.sets {
-			names[name] = true
-		}
+func (p *plan) wanted() map[string]bool {
+	names := map[string]bool{setName(isolatedSet, p.family): true, setName(localSet, p.family): true}
+	for name := range p.sets {
+		names[name] = true
 	}
 	return names
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,10 +48,9 @@ func (w *world) startSlowly(mode NewPods, look func()) {
 	config := testConfig
 	config.NewPods = mode
 	quiet := slog.New(slog.DiscardHandler)
-	w.c = New(config, w.feeds, Drivers{
-		Sets:  slowSets{w.sets, look},
-		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(slowRules{w.rules, look}, inet.IPv4, quiet)},
-	}, quiet)
+	drivers := w.drivers(map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(slowRules{w.rules, look}, inet.IPv4, quiet)})
+	drivers.Sets = slowSets{w.sets, look}
+	w.c = New(config, w.feeds, drivers, quiet)
 }
 
 // ask is the first packet of a connection from another node.
@@ -159,8 +159,8 @@ func TestNoPodCIDRs(t *testing.T) {
 	config := testConfig
 	config.NewPods = Closed
 	quiet := slog.New(slog.DiscardHandler)
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: map[inet.Family]*iptables.Ruleset{
-		inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, quiet)}}, slog.New(slog.NewTextHandler(&log, nil)))
+	w.c = New(config, w.feeds, w.drivers(map[inet.Family]*iptables.Ruleset{
+		inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, quiet)}), slog.New(slog.NewTextHandler(&log, nil)))
 	w.feeds.Nodes.Set(thisNode())
 	w.settle(t)
 	w.pod(newPod("red", "web", "node1", "10.244.1.9", ""))
@@ -222,6 +222,77 @@ func TestFailuresAreOfTheirOwn(t *testing.T) {
 			w.asIfFresh(t)
 		})
 	}
+}
+
+// A family that does not come up keeps nobody from repairing the other, nor from
+// removing what a former run left in it; what is its own stays.
+func TestRepairsBesideAFailingFamily(t *testing.T) {
+	w := newDualWorld()
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} {
+		create := ipset.Change{Op: ipset.Create, Name: setName(peerPrefix+"LEFT", f), Spec: addressSet(f, slices.Values([]netip.Addr{})).Spec}
+		if err := errors.Join(w.sets.Apply([]ipset.Change{create})...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.rules6.Fail = func(string) error { return errors.New("no ip6_tables") }
+	w.pod(newPod("production", "backend-1", "node1", "10.244.1.8", "app=backend"))
+	w.policy(denyIngress("production"))
+	_ = w.attempt(1)
+	if sets := w.sets.Save(); strings.Contains(sets, "create KUBE-ROUTER-LEFT") || !strings.Contains(sets, "create inet6:KUBE-ROUTER-LEFT") {
+		t.Errorf("the sets are\n%s", sets)
+	}
+	want := w.rules.Text(iptables.Filter)
+	for name, alone := range map[string]bool{"a resync alone": true, "a resync together with a change": false} {
+		if err := w.rules.Foreign("*filter\n-F " + forwardChain + "\nCOMMIT\n"); err != nil {
+			t.Fatal(err)
+		}
+		keys := []key{resyncKey}
+		if !alone {
+			keys = append(keys, rulesKey)
+		}
+		w.c.queue.Mark(keys...)
+		w.c.work(t.Context(), w.c.queue.Take(t.Context()))
+		if w.rules.Text(iptables.Filter) != want {
+			t.Errorf("%s: IPv4 is not repaired:\n%s", name, w.kernel())
+		}
+	}
+	if w.isReady() {
+		t.Error("it is ready")
+	}
+	w.rules6.Fail = nil
+	w.settle(t)
+	w.asIfFresh(t)
+	if !w.isReady() {
+		t.Error("it is not ready in the end")
+	}
+}
+
+// What keeps a family from following a change keeps nobody from repairing what
+// is in force there.
+func TestRepairsBesideAFailingChange(t *testing.T) {
+	w := newDualWorld()
+	w.pod(newPod("production", "backend-1", "node1", "10.244.1.8", "app=backend"))
+	w.policy(denyIngress("production"))
+	w.settle(t)
+	want := w.rules.Text(iptables.Filter)
+	w.sets.Fail = func(c ipset.Change) error {
+		if c.Op == ipset.Create {
+			return errors.New("no memory")
+		}
+		return nil
+	}
+	if err := w.rules.Foreign("*filter\n-F " + forwardChain + "\nCOMMIT\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.policy(allowFrontend())
+	w.c.queue.Mark(resyncKey)
+	_ = w.attempt(1)
+	if w.rules.Text(iptables.Filter) != want {
+		t.Errorf("what is in force is not repaired:\n%s", w.kernel())
+	}
+	w.sets.Fail = nil
+	w.settle(t)
+	w.asIfFresh(t)
 }
 
 // A Pod that changes between a first attempt and the one that succeeds is not

@@ -194,13 +194,16 @@ func (v *verdict) ofHost(addr netip.Addr) bool {
 // toService says whether a connection ends at the host and goes to what the
 // rules take for a Service.
 func (v *verdict) toService(c connection) bool {
-	nodePort := v.host[c.server] && (c.protocol == inet.TCP || c.protocol == inet.UDP || c.protocol == inet.SCTP) &&
-		v.config.NodePorts.First <= c.port && c.port <= v.config.NodePorts.Last
-	return nodePort || v.inServices(c.server)
+	port := (c.protocol == inet.TCP || c.protocol == inet.UDP || c.protocol == inet.SCTP) && v.config.NodePorts.contains(c.port)
+	return v.inServices(c.server) || v.host[c.server] && (port || within(v.config.ExternalRanges, c.server))
 }
 
 func (v *verdict) inServices(addr netip.Addr) bool {
-	return slices.ContainsFunc(v.config.ServiceRanges, func(r netip.Prefix) bool { return r.Contains(addr) })
+	return within(v.config.ServiceRanges, addr)
+}
+
+func within(ranges []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(addr) })
 }
 
 // side says whether the policies allow a connection that isolate its Pod, if

@@ -27,8 +27,9 @@ func newCuttingWorld() (*world, *conntrack.Fake) {
 	config.CutFlows = true
 	rules := map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(w.rules, inet.IPv4, slog.New(slog.DiscardHandler))}
 	w.feeds = cluster.NewFeeds()
-	w.c = New(config, w.feeds, Drivers{Sets: w.sets, Rules: rules, Flows: flows,
-		HostAddrs: func() ([]netip.Addr, error) { return nodeAddrs["node1"], nil }}, slog.New(slog.DiscardHandler))
+	drivers := w.drivers(rules)
+	drivers.Flows, drivers.HostAddrs = flows, func() ([]netip.Addr, error) { return nodeAddrs["node1"], nil }
+	w.c = New(config, w.feeds, drivers, slog.New(slog.DiscardHandler))
 	return w, flows
 }
 
@@ -137,7 +138,7 @@ func TestCuttingJudgesAsTheAPISays(t *testing.T) {
 	for number := range uint64(150) {
 		d := newDice(*caseSeed, 1<<40+number)
 		o := d.drawCluster()
-		w := newDualWorld()
+		w := newDualWorldWith(configOf(number))
 		w.publish(o)
 		j := &judge{o, testConfig.NodeName}
 		v := &verdict{state: w.c.state, config: w.c.config, host: map[netip.Addr]bool{}, isolating: map[cluster.Key][directions][]cluster.Key{}}
@@ -149,7 +150,7 @@ func TestCuttingJudgesAsTheAPISays(t *testing.T) {
 				for _, dst := range addrs {
 					for _, to := range d.someTargets() {
 						f := flow{src, dst, to.protocol, to.port}
-						want := j.allows(f)
+						want := j.allows(f) || v.host[dst] && w.c.config.NodePorts.contains(uint16(f.port))
 						if got := v.allows(connection{inetProtocols[f.protocol], src, dst, uint16(f.port)}); got != want {
 							t.Fatalf("cluster %d of seed %d: %s is allowed: %v, want %v\n%s", number, *caseSeed, f, got, want, o.yaml())
 						}

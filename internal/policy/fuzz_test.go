@@ -40,7 +40,7 @@ func FuzzNetworkPolicy(f *testing.F) {
 		np.ObjectMeta = metav1.ObjectMeta{Namespace: base.pods[0].Namespace, Name: "p"}
 		o := base.clone()
 		o.policies = []*networkingv1.NetworkPolicy{np}
-		w := newDualWorld()
+		w := newDualWorldWith(besideOurProxy)
 		w.publish(o)
 		w.settle(t)
 		closed(t, w.tracer(), &judge{o, testConfig.NodeName})

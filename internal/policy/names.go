@@ -105,9 +105,19 @@ func policyChain(policy cluster.Key, d direction) string {
 // its end remains what the kernel takes, in IPv6 65 bits.
 func setName(base string, f inet.Family) string {
 	if f == inet.IPv6 {
-		base = "inet6:" + base
+		base = prefix6 + base
 	}
 	return base[:min(len(base), ipset.MaxNameLen)]
+}
+
+const prefix6 = "inet6:"
+
+// familyOf is the family of a set, by its name.
+func familyOf(set string) inet.Family {
+	if strings.HasPrefix(set, prefix6) {
+		return inet.IPv6
+	}
+	return inet.IPv4
 }
 
 // OwnedChains are what the names of all chains of this controller begin with.

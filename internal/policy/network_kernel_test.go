@@ -16,7 +16,9 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
 // network is two nodes with Pods on bridges, and the world outside behind
@@ -62,10 +64,10 @@ func newNetwork(t *testing.T, variant iptables.Variant) *network {
 }
 
 // router are the sysctls of a node. The last two let it refuse as often as it
-// has to.
+// has to. That its bridge asks iptables is up to the agent.
 var router = map[string]string{
 	"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/all/rp_filter": "0",
-	"bridge/bridge-nf-call-iptables": "1", "bridge/bridge-nf-call-ip6tables": "1",
+	"bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0",
 	"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0",
 }
 
@@ -194,7 +196,7 @@ func (n *network) agent(t *testing.T) {
 		rules[family] = iptables.NewRuleset(driver, family, quiet)
 	}
 	n.world = &world{feeds: cluster.NewFeeds()}
-	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: rules}, quiet)
+	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: rules, Sysctl: sysctl.New(""), Modules: module.Load}, quiet)
 }
 
 // siteAt is where an address is.

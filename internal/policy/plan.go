@@ -34,6 +34,8 @@ type plan struct {
 	unguarded bool
 	// inForce are the Pods whose rules are in the kernel.
 	inForce residents
+	// programmed says that the kernel has followed once.
+	programmed bool
 }
 
 // place is a Pod's address and the chains that judge its traffic, "" for a
@@ -63,15 +65,6 @@ type shared struct {
 	definition
 	users int
 }
-
-// dirt is what has changed: local Pods and policies, or everything.
-type dirt struct {
-	all      bool
-	pods     map[cluster.Key]struct{}
-	policies map[cluster.Key]struct{}
-}
-
-func (d dirt) empty() bool { return !d.all && len(d.pods)+len(d.policies) == 0 }
 
 func newPlan(c Config, f inet.Family) *plan {
 	return &plan{

@@ -69,8 +69,8 @@ func report(t *testing.T, seed, number uint64, r result) {
 		return
 	}
 	again := fmt.Sprintf("-policy.seed=%d -policy.case=%d", seed, number)
-	if small, err := shrink(r.cluster); err != nil {
-		w := newDualWorld()
+	if small, err := shrink(r.cluster, configOf(number)); err != nil {
+		w := newDualWorldWith(configOf(number))
 		w.publish(small)
 		_ = w.work()
 		t.Fatalf("case %d of seed %d (%s): %v\nThe least cluster that shows it:\n%s\nThe kernel there:\n%s", number, seed, again, err, small.yaml(), w.kernel())
@@ -78,10 +78,18 @@ func report(t *testing.T, seed, number uint64, r result) {
 	t.Fatalf("case %d of seed %d (%s): %v\nIt takes its history:\n%s\nThe cluster in the end:\n%s", number, seed, again, r.err, r.history, r.cluster.yaml())
 }
 
+// configOf is the configuration of a case: beside our service proxy or another.
+func configOf(number uint64) func(*Config) {
+	if number%2 == 0 {
+		return besideOurProxy
+	}
+	return nil
+}
+
 // runCase plays a cluster's history, and judges it at its end and on the way.
 func runCase(seed, number uint64) (r result) {
 	d := newDice(seed, number)
-	p := &player{dice: d, world: newDualWorld(), now: &objects{}}
+	p := &player{dice: d, world: newDualWorldWith(configOf(number)), now: &objects{}}
 	defer func() { r.cluster, r.history, r.flows = p.now, p.told, p.flows }()
 	next := d.drawCluster()
 	for range d.between(1, 3) {
@@ -98,7 +106,7 @@ func runCase(seed, number uint64) (r result) {
 // sameAsFresh holds the kernel to what it is where the present is all there
 // ever was; and a restart to changing nothing.
 func (p *player) sameAsFresh() error {
-	fresh := newDualWorld()
+	fresh := newDualWorldWith(p.adapt)
 	fresh.publish(p.now)
 	if err := fresh.work(); err != nil {
 		return err
@@ -148,9 +156,9 @@ func TestEventOrder(t *testing.T) {
 
 // shrink takes parts off a cluster as long as it is judged wrongly without
 // its history, and returns the least with its error.
-func shrink(o *objects) (*objects, error) {
+func shrink(o *objects, adapt func(*Config)) (*objects, error) {
 	wrong := func(o *objects) error {
-		w := newDualWorld()
+		w := newDualWorldWith(adapt)
 		w.publish(o)
 		return cmp.Or(w.work(), w.check(o, allTargets))
 	}

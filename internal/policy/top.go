@@ -81,13 +81,18 @@ func neighbours(f inet.Family) []string {
 }
 
 // services lets pass what goes to a Service, by the cluster's ranges: it holds
-// whichever proxy serves it.
+// whichever proxy serves it. At an address of a Service there is no program of
+// the host, but at a node port that no Service has there may be one, and it is
+// open to isolated Pods then: the price of not knowing the other proxy's.
 func services(c Config, f inet.Family) []string {
 	var rules []string
-	for _, r := range c.ServiceRanges {
+	for _, r := range slices.Concat(c.ServiceRanges, c.ExternalRanges) {
 		if inet.FamilyOf(r.Addr()) == f {
 			rules = append(rules, "-d "+r.Masked().String()+" "+comment("service addresses")+" -j RETURN")
 		}
+	}
+	if c.NodePorts.empty() {
+		return rules
 	}
 	for _, p := range []inet.Protocol{inet.TCP, inet.UDP, inet.SCTP} {
 		rules = append(rules, fmt.Sprintf("-p %s -m addrtype --dst-type LOCAL -m %s --dport %d:%d %s -j RETURN",

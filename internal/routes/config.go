@@ -56,6 +56,9 @@ type Config struct {
 	EnableCNI bool
 	CNIFile   string
 	Hairpin   bool
+	// Policies is closed when they are in force; CNIFile is not made before. It
+	// is nil where they are nobody's or another's.
+	Policies <-chan struct{}
 
 	// SyncPeriod is how often the kernel is read back and drift repaired.
 	SyncPeriod time.Duration

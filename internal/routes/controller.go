@@ -150,6 +150,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.queue.Mark(key{step: s})
 	}
 	watching.Go(func() { c.awaitServed(ctx) })
+	watching.Go(func() { c.awaitPolicies(ctx) })
 	watching.Go(func() { reconcile.Every(ctx, c.config.SyncPeriod, c.markAll) })
 	for {
 		keys := c.queue.Take(ctx)
@@ -282,8 +283,11 @@ func (c *Controller) settle(ctx context.Context, k key, err error) {
 		c.log.Info("routes: goes on", "step", k.String())
 	case began:
 		level := slog.LevelWarn
-		if k.step == stepSweep { // waiting for peers is how every start begins
+		switch {
+		case k.step == stepSweep: // waiting for peers is how every start begins
 			level = slog.LevelDebug
+		case errors.Is(err, errNoPolicies): // and this every new node
+			level = slog.LevelInfo
 		}
 		c.log.Log(ctx, level, "routes: will be tried again", "step", k.String(), "err", err)
 	}

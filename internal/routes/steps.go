@@ -17,7 +17,8 @@ import (
 var (
 	errNotRead = errors.New("the kernel's routes could not be read yet")
 	// errLater is what a step returns that another one marks when it is time.
-	errLater = errors.New("not yet")
+	errLater      = errors.New("not yet")
+	errNoPolicies = errors.New("waiting for the policies to be in force, so that no Pod starts before they are: the policy controller says what it waits for")
 )
 
 // load reads the kernel's routes once, so that those that are right already
@@ -208,7 +209,33 @@ func (c *Controller) applyRules(ctx context.Context) error {
 // lookForDirectory is how often a missing CNI directory is looked for.
 const lookForDirectory = 2 * time.Second
 
-// writeCNI comes last: the kubelet turns the node Ready on it.
+// awaitPolicies marks what waits for the policies.
+func (c *Controller) awaitPolicies(ctx context.Context) {
+	if c.config.Policies == nil {
+		return
+	}
+	select {
+	case <-c.config.Policies:
+		c.queue.Mark(key{step: stepCNI})
+	case <-ctx.Done():
+	}
+}
+
+// withPolicies says whether policies are in force, or none are to be.
+func (c *Controller) withPolicies() bool {
+	if c.config.Policies == nil {
+		return true
+	}
+	select {
+	case <-c.config.Policies:
+		return true
+	default:
+		return false
+	}
+}
+
+// writeCNI comes last: the kubelet turns the node Ready on it. Where there is a
+// file already it is so, and the file must be right.
 func (c *Controller) writeCNI() error {
 	if !c.config.EnableCNI {
 		return nil
@@ -216,6 +243,9 @@ func (c *Controller) writeCNI() error {
 	me := c.identity()
 	if len(me.podCIDRs()) == 0 || !c.done[stepPlatform] || !c.done[stepRules] {
 		return errLater
+	}
+	if !c.withPolicies() && !c.file.Exists() {
+		return errNoPolicies
 	}
 	changed, err := c.file.Ensure(cni.Network{
 		Bridge: Bridge, PodCIDRs: me.podCIDRs(), MTU: c.config.podMTU(me), Hairpin: c.config.Hairpin,

@@ -306,6 +306,17 @@ func (s *Sets) Stats() Stats {
 	return st
 }
 
+// Names are the owned sets that the kernel holds or shall hold, whoever wants
+// them; none where that is not known.
+func (s *Sets) Names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.load() != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(s.items))
+}
+
 // Empty says that the kernel holds no entries of a set, as far as is known.
 func (s *Sets) Empty(name string) bool {
 	s.mu.Lock()

@@ -84,8 +84,25 @@ func (h host) see(ctx context.Context, family inet.Family, variant Variant, s *s
 		return err
 	}
 	text, err := run(ctx, "", path)
+	if err != nil && variant == NFT {
+		if tables := readable(ctx, path); tables != "" {
+			text, err = tables, nil
+		}
+	}
 	s.count(text)
 	return err
+}
+
+// readable are the tables that can be read one by one: what nftables has put
+// into a single one may be beyond iptables, which says nothing of the host.
+func readable(ctx context.Context, path string) string {
+	var all strings.Builder
+	for _, table := range Tables() {
+		if text, err := run(ctx, "", path, "-t", string(table)); err == nil {
+			all.WriteString(text)
+		}
+	}
+	return all.String()
 }
 
 // count reads the tables of one family.

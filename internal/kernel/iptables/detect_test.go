@@ -51,6 +51,7 @@ func TestDetect(t *testing.T) {
 		{name: "a fresh host", legacy4: "true", legacy6: "true", nft4: "true", nft6: "true", want: NFT},
 		{name: "a kernel without nf_tables", legacy4: "true", legacy6: "true", nft4: fails, nft6: fails, want: Legacy},
 		{name: "a kernel with nf_tables but without its families", legacy4: "true", legacy6: "true", nft4: "true", nft6: "true", noFamily: true, want: Legacy},
+		{name: "a table of nf_tables that iptables cannot read", legacy4: "true", legacy6: "true", nft4: `[ "$1 $2" = "-t mangle" ] || exit 3; ` + hint, nft6: "true", want: NFT},
 		{name: "no IPv6", legacy4: rules(1), legacy6: fails, nft4: "true", nft6: fails, want: Legacy},
 		{name: "only plain names, of nf_tables", plain: "(nf_tables)", want: NFT},
 		{name: "only plain names, of legacy", plain: "(legacy)", want: Legacy},

@@ -36,7 +36,11 @@ type Ruleset struct {
 	// tables holds the rules of each chain of the kernel's tables. A table
 	// that is missing is not known and read before it is next used.
 	tables map[Table]map[string][]string
-	kept   map[string]bool // chains of ours that foreign rules keep from going
+	kept   map[string]bool           // chains of ours that foreign rules keep from going
+	used   map[string]map[Table]bool // the tables in which an owner ever wanted something
+	// unreadable are tables that could not be read, until the next Resync.
+	unreadable map[Table]bool
+	said       map[Table]string // why, as it was told
 
 	counting sync.Mutex // is taken before mu, never while it is held
 	counted  map[string]map[Table]int
@@ -47,7 +51,7 @@ func NewRuleset(driver Interface, family inet.Family, log *slog.Logger) *Ruleset
 	return &Ruleset{
 		driver: driver, family: family, log: log.With("family", family.String()),
 		sections: map[string]Section{}, tables: map[Table]map[string][]string{}, kept: map[string]bool{},
-		counted: map[string]map[Table]int{},
+		used: map[string]map[Table]bool{}, unreadable: map[Table]bool{}, said: map[Table]string{}, counted: map[string]map[Table]int{},
 	}
 }
 
@@ -57,7 +61,8 @@ func NewRuleset(driver Interface, family inet.Family, log *slog.Logger) *Ruleset
 // difference iptables-restore is not run.
 //
 // A Section without content removes all that the owner has. A chain of the
-// owner that rules of others still refer to is emptied and stays.
+// owner that rules of others still refer to is emptied and stays. A table that
+// cannot be read is an error only where the owner wants something in it, or did.
 //
 // On error it is not known what the kernel holds; it is read before the next
 // attempt.
@@ -68,6 +73,7 @@ func (r *Ruleset) Apply(ctx context.Context, s Section) (changed int, err error)
 		return 0, err
 	}
 	r.sections[s.Owner] = s
+	r.use(s)
 	fresh := len(r.tables) == 0
 	changed, err = r.follow(ctx, []string{s.Owner})
 	if err != nil && !fresh && ctx.Err() == nil {
@@ -88,6 +94,7 @@ func (r *Ruleset) Resync(ctx context.Context, owner string) (repaired int, err e
 		return 0, nil
 	}
 	clear(r.tables)
+	clear(r.unreadable)
 	return r.follow(ctx, []string{owner})
 }
 
@@ -143,8 +150,15 @@ func (r *Ruleset) follow(ctx context.Context, owners []string) (changed int, err
 	var plans []*plan
 	var input strings.Builder
 	for _, table := range []Table{Filter, NAT, Mangle} {
+		if r.unreadable[table] && !r.uses(table, owners) {
+			continue
+		}
 		if err := r.load(ctx, table); err != nil {
-			return 0, err
+			if ctx.Err() != nil || r.uses(table, owners) {
+				return 0, err
+			}
+			r.pass(table, err)
+			continue
 		}
 		p := r.plan(table, owners)
 		if p.changes > 0 {
@@ -166,6 +180,34 @@ func (r *Ruleset) follow(ctx context.Context, owners []string) (changed int, err
 		changed += p.changes
 	}
 	return changed, nil
+}
+
+// use notes the tables in which an owner wants something.
+func (r *Ruleset) use(s Section) {
+	if r.used[s.Owner] == nil {
+		r.used[s.Owner] = map[Table]bool{}
+	}
+	for table, content := range s.Tables {
+		if len(content.Chains)+len(content.Jumps) > 0 {
+			r.used[s.Owner][table] = true
+		}
+	}
+}
+
+func (r *Ruleset) uses(table Table, owners []string) bool {
+	return slices.ContainsFunc(owners, func(owner string) bool { return r.used[owner][table] })
+}
+
+// pass goes on without a table that cannot be read and in which the owners want
+// nothing. Only what an earlier run had there would have to go, and rules that
+// nftables has put into a table of that name must not keep those of the other
+// tables from being written.
+func (r *Ruleset) pass(table Table, err error) {
+	if why := err.Error(); r.said[table] != why {
+		r.said[table] = why
+		r.log.Warn("a table is left alone, as it cannot be read and nothing is wanted in it", "table", table, "err", err)
+	}
+	r.unreadable[table] = true
 }
 
 // load reads a table that is not known.

@@ -18,6 +18,55 @@ func newRuleset(d Interface) *Ruleset {
 	return NewRuleset(d, inet.IPv4, slog.New(slog.DiscardHandler))
 }
 
+// unreadable is iptables on a host with a table that only nftables can read.
+type unreadable struct {
+	counting
+	table Table
+}
+
+func (u *unreadable) Save(ctx context.Context, table Table) (string, error) {
+	if table == u.table {
+		u.saves++
+		return "", errors.New("Parsing nftables rule failed")
+	}
+	return u.counting.Save(ctx, table)
+}
+
+// A table that cannot be read is nothing to those who want nothing in it. It is
+// tried again with each resync, not with each change.
+func TestUnreadableTable(t *testing.T) {
+	fake := NewFake()
+	d := &unreadable{counting{Interface: fake}, NAT}
+	r := newRuleset(d)
+	ctx := t.Context()
+	for i, rule := range []string{"-j ACCEPT", "-j DROP"} {
+		if _, err := r.Apply(ctx, policy(rule)); err != nil {
+			t.Fatal(err)
+		}
+		if d.saves != 3 || d.restores != i+1 || !strings.Contains(fake.Text(Filter), rule) {
+			t.Errorf("%d reads, %d writes, and the kernel holds\n%s", d.saves, d.restores, fake.Text(Filter))
+		}
+	}
+	if err := fake.Foreign("*filter\n-F KUBE-ROUTER-FORWARD\nCOMMIT\n"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Resync(ctx, "policy"); n != 1 || err != nil {
+		t.Errorf("%d repairs, %v", n, err)
+	}
+	nat := Section{Owner: "nat", Prefixes: []string{"KUBE-ROUTER-EGRESS"}, Tables: map[Table]Content{NAT: {Chains: map[string][]string{"KUBE-ROUTER-EGRESS": {"-j RETURN"}}}}}
+	if _, err := r.Apply(ctx, nat); err == nil || !strings.Contains(err.Error(), "table nat") {
+		t.Errorf("wants something there: %v", err)
+	}
+	nat.Tables = nil
+	if _, err := r.Apply(ctx, nat); err == nil {
+		t.Error("what it had there may be there still, and that is no error")
+	}
+	d.table = ""
+	if _, err := r.Apply(ctx, nat); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSectionThatIsRefusedChangesNothing(t *testing.T) {
 	with := func(change func(s *Section)) Section {
 		s := policy("-j ACCEPT")
