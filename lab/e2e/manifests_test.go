@@ -76,6 +76,7 @@ func TestManifests(t *testing.T) {
 			m.isContent(t)
 			if m.former {
 				adopted(t)
+				cleanedUp(t, 2) // where the server was
 			}
 		})
 	}
