@@ -274,6 +274,39 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
+// An earlier release goes, and nothing where anything else is.
+func TestOut(t *testing.T) {
+	const ours = "kube-router-v1-linux-arm"
+	for refused, lists := range map[bool][][]string{
+		false: {nil, {ours}, {ours + "-image.tar", ours + "-image.tar.spdx.json", "SHA256SUMS"}},
+		true:  {{ours, "go.mod"}, {ours, ".git/config"}, {ours + "/text"}, {"kube-router-notes"}},
+	} {
+		for _, names := range lists {
+			dir := t.TempDir()
+			for _, name := range names {
+				path := filepath.Join(dir, name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := clearOut(dir); (err != nil) != refused {
+				t.Errorf("%q: %v", names, err)
+			}
+			left, err := os.ReadDir(dir)
+			if want := len(names); err != nil || refused && len(left) != want || !refused && len(left) > 0 {
+				t.Errorf("%q: left are %v, %v", names, left, err)
+			}
+		}
+	}
+	made := filepath.Join(t.TempDir(), "a", "b")
+	if err := clearOut(made); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(made); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPlatforms(t *testing.T) {
 	if _, err := choose([]string{"amd64", "mips"}); err == nil || !strings.Contains(err.Error(), "mips") {
 		t.Errorf("got %v", err)
