@@ -17,6 +17,7 @@ type manifest struct {
 	routes, services, policy bool
 	k3s                      bool
 	beside                   string // a DaemonSet of the user's, that file is applied for
+	former                   bool   // the cluster has an earlier release's before
 }
 
 // The capabilities of agents with and without routes: the bits of
@@ -35,9 +36,11 @@ func shippedManifests() []manifest {
 	all := func(file string) manifest {
 		return manifest{file: file, routes: true, services: true, policy: true}
 	}
+	former := all("daemonset/kubeadm/kube-router-all-features.yaml")
+	former.former = true
 	list := []manifest{
 		all("deploy/kube-router-all-features.yaml"),
-		all("daemonset/kubeadm/kube-router-all-features.yaml"),
+		former,
 		all("daemonset/kube-router-all-service-daemonset.yaml"),
 		{file: "deploy/kube-router-service-proxy-only.yaml", services: true},
 		{file: "deploy/kube-router-firewall-only.yaml", policy: true},
@@ -65,9 +68,16 @@ func TestManifests(t *testing.T) {
 			})
 			must(t, "$LAB up --nodes %d --router none", nodes)
 			m.surround(t)
+			if m.former {
+				replaceFormer(t)
+			}
 			m.apply(t)
 			m.works(t)
 			m.isContent(t)
+			if m.former {
+				adopted(t)
+				cleanedUp(t, 2) // where the server was
+			}
 		})
 	}
 }
@@ -81,7 +91,7 @@ func (m manifest) surround(t *testing.T) {
 				ln -s /etc/cni/net.d rancher/k3s/agent/etc/cni/net.d && ln -s /opt/cni/bin rancher/k3s/data/cni`)
 		}
 	}
-	if m.beside != "" { // packages of kubeadm bring them
+	if m.beside != "" || m.former { // packages of kubeadm bring them
 		for n := 1; n <= nodes; n++ {
 			onNode(t, n, "cd "+os.Getenv("BIN")+" && cp bridge host-local portmap /opt/cni/bin/")
 		}

@@ -45,6 +45,7 @@ spec:
 `)
 	each([]string{"good", "goodfar"}, urls, func(pod, url string) { connects(t, ns, pod, url) })
 	each([]string{"bad", "badfar"}, urls, func(pod, url string) { blocked(t, ns, pod, url) })
+	t.Run("the tools show it", func(t *testing.T) { toolsShow(t, 1) })
 
 	must(t, "kubectl -n %s label pod badfar name=good --overwrite", ns)
 	connects(t, ns, "badfar", urls[0])

@@ -66,6 +66,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if after := args(); !strings.Contains(after, "--metrics-port=8080") {
 		t.Errorf("the upgrade has no new flag: %s", after)
 	}
+	metricsTell(t, 1) // where the client is
 	rolled("a rollback", fmt.Sprintf(daemonset, "rollout undo"))
 	if after := args(); after != before {
 		t.Errorf("after the rollback the flags are %s, before they were %s", after, before)

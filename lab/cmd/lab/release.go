@@ -18,7 +18,7 @@ func buildRelease(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("lab release", flag.ContinueOnError)
 	arch := flags.String("arch", "amd64,arm64,arm", "what to build for, separated by commas")
 	version := flags.String("version", "unknown", "the version to stamp")
-	out := flags.String("out", "dist", "the directory for the files, below the top of the tree")
+	out := flags.String("out", "dist", "the directory for the files, below the top of the tree: empty, or with a release, which goes")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

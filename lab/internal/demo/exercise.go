@@ -68,7 +68,8 @@ spec:
 // agentMemoryLimit is the most resident memory an agent may have, in KiB.
 const agentMemoryLimit = 50 * 1024
 
-// exercise walks through the hands-on exercise and judges its seven criteria.
+// exercise walks through the hands-on exercise and judges its seven
+// criteria, and two of ours.
 func exercise(w *walk) {
 	w.chapter("Part 1: a cluster without networking")
 	w.show("kubectl get nodes")
@@ -108,5 +109,5 @@ func exercise(w *walk) {
 	w.show(agent + `iptables -L -n -v 2>/dev/null | grep -A5 "KUBE-ROUTER" | head -30`)
 	w.show(agent + "ipvsadm -Ln --stats | head -20")
 	w.judgeMemory()
-	w.show(agent + "kube-router status")
+	w.judgeStatus(agent + "kube-router status")
 }

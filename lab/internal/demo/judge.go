@@ -17,9 +17,14 @@ const (
 	critAllow        = "Specific allow policy permits client to reach web"
 	critUnauthorized = "Unauthorized pod remains blocked by NetworkPolicy"
 	critMemory       = "Agent memory at most 50 MB resident (ours, not the exercise's)"
+	critStatus       = "kube-router status finds nothing wrong (ours, not the exercise's)"
 )
 
-var criteria = []string{critNodes, critRoutes, critIPVS, critReach, critDeny, critAllow, critUnauthorized}
+var (
+	criteria = []string{critNodes, critRoutes, critIPVS, critReach, critDeny, critAllow, critUnauthorized}
+	// besides are ours; they are not counted.
+	besides = []string{critMemory, critStatus}
+)
 
 // judgeNodes wants every line of "kubectl get nodes" to be Ready.
 func (w *walk) judgeNodes(out string) {
@@ -209,5 +214,26 @@ func residentKiB(status string) int {
 	}
 	return kib
 }
+
+// exitStatus begins the line that a command's exit status is told in.
+const exitStatus = "exit status "
+
+// judgeStatus wants a node's status command to succeed, soon.
+func (w *walk) judgeStatus(command string) {
+	if w.err != nil {
+		return
+	}
+	w.judgeExit(command, w.poll(exited0, command+`; echo "`+exitStatus+`$?"`))
+}
+
+// judgeExit keeps what the command printed for the very end, where it is the
+// last word on the cluster.
+func (w *walk) judgeExit(command, out string) {
+	w.last = fmt.Sprintf("\n$ %s\n%s", command, indent(out))
+	all := lines(out)
+	w.judge(critStatus, exited0(out), all[len(all)-1])
+}
+
+func exited0(out string) bool { return strings.HasSuffix(out, exitStatus+"0\n") }
 
 func lines(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }

@@ -101,6 +101,7 @@ func TestOnlyAllSevenIsSuccess(t *testing.T) {
 		var out bytes.Buffer
 		w := &walk{ctx: context.Background(), out: &out, start: time.Now(), results: map[string]result{}}
 		w.judge(critMemory, true, "node1 30.0 MB")
+		w.judge(critStatus, true, "exit status 0")
 		for i, criterion := range criteria {
 			if i < held {
 				w.judge(criterion, true, "seen")
@@ -111,6 +112,29 @@ func TestOnlyAllSevenIsSuccess(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "of 7 criteria hold") {
 			t.Errorf("no verdict in %s", out.String())
+		}
+	}
+}
+
+// The status comes last, and its exit status counts.
+func TestTheStatusIsJudgedAndPrintedLast(t *testing.T) {
+	for printed, want := range map[string]error{
+		"all is well\nexit status 0\n":       nil,
+		"wrong: no route\nexit status 1\n":   ErrFailed,
+		"exit status 0, one hopes\nKilled\n": ErrFailed,
+	} {
+		var out bytes.Buffer
+		w := &walk{ctx: t.Context(), out: &out, start: time.Now(), results: map[string]result{}}
+		for _, criterion := range append([]string{critMemory}, criteria...) {
+			w.judge(criterion, true, "seen")
+		}
+		w.judgeExit("kube-router status", printed)
+		if err := w.table(); !errors.Is(err, want) {
+			t.Errorf("%q: %v", printed, err)
+		}
+		_, end, found := strings.Cut(out.String(), "7 of 7 criteria hold")
+		if !found || !strings.HasSuffix(end, "$ kube-router status\n"+indent(printed)) {
+			t.Errorf("it ends with %q", end)
 		}
 	}
 }

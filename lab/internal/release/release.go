@@ -27,7 +27,8 @@ type Options struct {
 	Version string
 	// Time is the only date in what is built: that of the commit.
 	Time time.Time
-	// Out is the directory that gets the files. What is in it goes.
+	// Out is the directory that gets the files. It is made, or is empty, or has
+	// an earlier release, whose files go.
 	Out string
 }
 
@@ -64,13 +65,10 @@ func Run(ctx context.Context, ws workspace.Workspace, log *progress.Log, o Optio
 	if err != nil {
 		return err
 	}
+	if err := clearOut(o.Out); err != nil {
+		return err
+	}
 	if err := debian.Ensure(ctx, log, []string{"mmdebstrap"}); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(o.Out); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return err
 	}
 	work, err := os.MkdirTemp("", "kube-router-release-")
@@ -101,6 +99,37 @@ func Run(ctx context.Context, ws workspace.Workspace, log *progress.Log, o Optio
 		return fmt.Errorf("there is no image for %s; everything else is in %s", strings.Join(failed, ", "), o.Out)
 	}
 	return nil
+}
+
+// clearOut makes an empty directory of dir. It removes nothing where something
+// is that no release has: dir may be the checkout, or somebody's home.
+func clearOut(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !released(e.Name()) {
+			return fmt.Errorf("--out: %s is in %s, and of no release: nothing is removed there; name a directory that is empty, or has a release", e.Name(), dir)
+		}
+	}
+	for _, e := range entries {
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sums is the file of checksums.
+const sums = "SHA256SUMS"
+
+// released says whether a file has a name of a release's.
+func released(name string) bool {
+	return name == sums || strings.HasPrefix(name, "kube-router-") && strings.Contains(name, "-linux-")
 }
 
 func choose(names []string) ([]Platform, error) {
@@ -179,7 +208,7 @@ func (r run) image(ctx context.Context, p Platform) error {
 // repository is the image's name without its tag.
 const repository = "docker.io/cloudnativelabs/kube-router"
 
-// writeSums writes SHA256SUMS, which sha256sum -c reads.
+// writeSums writes the checksums, which sha256sum -c reads.
 func writeSums(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -193,5 +222,5 @@ func writeSums(dir string) error {
 		}
 		fmt.Fprintf(&b, "%s  %s\n", digest, e.Name())
 	}
-	return os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(b.String()), 0o644)
+	return os.WriteFile(filepath.Join(dir, sums), []byte(b.String()), 0o644)
 }

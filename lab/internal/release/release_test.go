@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -124,8 +127,8 @@ func TestPackagesOfDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []part{
-		{"libc6", "2.36-9+deb12u14", "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=arm64&distro=debian-12&upstream=glibc", "Organization: Debian"},
-		{"kmod", "1:30", "pkg:deb/debian/kmod@1%3A30?arch=arm64&distro=debian-12", "Organization: Debian"},
+		{"libc6", "2.36-9+deb12u14", "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=arm64&distro=debian-12&upstream=glibc", "Organization: Debian", ""},
+		{"kmod", "1:30", "pkg:deb/debian/kmod@1%3A30?arch=arm64&distro=debian-12", "Organization: Debian", ""},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -236,23 +239,48 @@ func TestModules(t *testing.T) {
 	if parts[0].name != "stdlib" || !strings.HasPrefix(parts[0].purl, "pkg:golang/stdlib@1.") {
 		t.Errorf("Go is %v", parts[0])
 	}
+	for _, p := range parts[1:] {
+		if len(p.sha256) != 64 {
+			t.Errorf("%s has the checksum %q", p.name, p.sha256)
+		}
+	}
 	if _, err := modulesOf("/etc/hostname"); err == nil {
 		t.Error("a file that is no program passes")
 	}
 }
 
+func TestModuleSum(t *testing.T) {
+	const want = "f28eb408c52c5036d8e6966d8a2c2f4d9e1c0d5e8f3b7a6c9d0e1f2a3b4c5d6e"
+	raw, err := hex.DecodeString(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded := base64.StdEncoding.EncodeToString(raw)
+	if got, err := moduleSum("h1:" + encoded); err != nil || got != want {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := moduleSum(""); err != nil || got != "" {
+		t.Errorf("of a directory: %q, %v", got, err)
+	}
+	for _, bad := range []string{encoded, "h2:" + encoded, "h1:", "h1:AAAA", "h1:?"} {
+		if got, err := moduleSum(bad); err == nil {
+			t.Errorf("%q passes as %q", bad, got)
+		}
+	}
+}
+
 // Every part is in the SBOM once, and leads to the file.
 func TestSBOM(t *testing.T) {
-	a, b := part{"a", "v1", "pkg:golang/a@v1", ""}, part{"b", "1", "pkg:deb/debian/b@1", "Organization: Debian"}
+	a, b := part{"a", "v1", "pkg:golang/a@v1", "", "c0ffee"}, part{"b", "1", "pkg:deb/debian/b@1", "Organization: Debian", ""}
 	d := sbom("kube-router-v1-linux-arm", "v1", "abc", "APPLICATION", commit, []part{a, b, a})
 	var names, contained []string
 	for _, p := range d.Packages {
-		names = append(names, p.ID+" "+p.Name+" "+p.Version)
+		names = append(names, fmt.Sprint(p.ID, " ", p.Name, " ", p.Version, " ", p.Checksums))
 	}
 	for _, r := range d.Relationships {
 		contained = append(contained, r.From+" "+r.Type+" "+r.To)
 	}
-	if got, want := strings.Join(names, "; "), "SPDXRef-Package-0 kube-router v1; SPDXRef-Package-1 b 1; SPDXRef-Package-2 a v1"; got != want {
+	if got, want := strings.Join(names, "; "), "SPDXRef-Package-0 kube-router v1 [{SHA256 abc}]; SPDXRef-Package-1 b 1 []; SPDXRef-Package-2 a v1 [{SHA256 c0ffee}]"; got != want {
 		t.Errorf("packages %s, want %s", got, want)
 	}
 	if got, want := strings.Join(contained, "; "), "SPDXRef-DOCUMENT DESCRIBES SPDXRef-Package-0; SPDXRef-Package-0 CONTAINS SPDXRef-Package-1; SPDXRef-Package-0 CONTAINS SPDXRef-Package-2"; got != want {
@@ -271,6 +299,39 @@ func TestComplaints(t *testing.T) {
 	}
 	if got := complaints([]byte("killed\n")); got != "killed\n" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// An earlier release goes, and nothing where anything else is.
+func TestOut(t *testing.T) {
+	const ours = "kube-router-v1-linux-arm"
+	for refused, lists := range map[bool][][]string{
+		false: {nil, {ours}, {ours + "-image.tar", ours + "-image.tar.spdx.json", "SHA256SUMS"}},
+		true:  {{ours, "go.mod"}, {ours, ".git/config"}, {ours + "/text"}, {"kube-router-notes"}},
+	} {
+		for _, names := range lists {
+			dir := t.TempDir()
+			for _, name := range names {
+				path := filepath.Join(dir, name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := clearOut(dir); (err != nil) != refused {
+				t.Errorf("%q: %v", names, err)
+			}
+			left, err := os.ReadDir(dir)
+			if want := len(names); err != nil || refused && len(left) != want || !refused && len(left) > 0 {
+				t.Errorf("%q: left are %v, %v", names, left, err)
+			}
+		}
+	}
+	made := filepath.Join(t.TempDir(), "a", "b")
+	if err := clearOut(made); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(made); err != nil {
+		t.Error(err)
 	}
 }
 

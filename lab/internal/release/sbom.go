@@ -2,11 +2,15 @@ package release
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"debug/buildinfo"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +23,7 @@ type part struct {
 	name, version string
 	purl          string // https://github.com/package-url/purl-spec
 	supplier      string
+	sha256        string // of a module: what go.sum has, in hexadecimal; or empty
 }
 
 // modulesOf are the Go modules in a program, and Go itself, as go version -m
@@ -30,13 +35,35 @@ func modulesOf(program string) ([]part, error) {
 	}
 	version := strings.TrimPrefix(info.GoVersion, "go")
 	parts := []part{{name: "stdlib", version: version, purl: "pkg:golang/stdlib@" + version}}
-	for _, m := range info.Deps {
+	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
 		if m.Replace != nil {
 			m = m.Replace
 		}
-		parts = append(parts, part{name: m.Path, version: m.Version, purl: "pkg:golang/" + m.Path + "@" + m.Version})
+		if m == &info.Main && (m.Version == "" || m.Version == "(devel)") {
+			continue // built from these sources, which the file's own entry is about
+		}
+		sum, err := moduleSum(m.Sum)
+		if err != nil {
+			return nil, fmt.Errorf("%s: module %s: %w", program, m.Path, err)
+		}
+		parts = append(parts, part{name: m.Path, version: m.Version, purl: "pkg:golang/" + m.Path + "@" + m.Version, sha256: sum})
 	}
 	return parts, nil
+}
+
+// moduleSum is the SHA-256 of a checksum as go.sum has it: of the list of the
+// module's files and their digests (golang.org/x/mod/sumdb/dirhash). A module
+// that is a directory has none.
+func moduleSum(sum string) (string, error) {
+	if sum == "" {
+		return "", nil
+	}
+	encoded, ok := strings.CutPrefix(sum, "h1:")
+	raw, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(raw) != sha256.Size {
+		return "", fmt.Errorf("%q is no SHA-256 of go.sum's", sum)
+	}
+	return hex.EncodeToString(raw), nil
 }
 
 // The parts of SPDX 2.3 that are used (https://spdx.github.io/spdx-spec/v2.3).
@@ -114,8 +141,12 @@ func sbom(name, version, digest, purpose string, at time.Time, parts []part) spd
 	}
 	for i, p := range unique(parts) {
 		id := fmt.Sprintf("SPDXRef-Package-%d", i+1)
+		var sums []spdxChecksum
+		if p.sha256 != "" {
+			sums = []spdxChecksum{{"SHA256", p.sha256}}
+		}
 		d.Packages = append(d.Packages, spdxPackage{
-			ID: id, Name: p.name, Version: p.version, Supplier: p.supplier, Download: noAssertion,
+			ID: id, Name: p.name, Version: p.version, Supplier: p.supplier, Download: noAssertion, Checksums: sums,
 			Refs: []spdxReference{{"PACKAGE-MANAGER", "purl", p.purl}},
 		})
 		d.Relationships = append(d.Relationships, spdxRelation{root, "CONTAINS", id})
