@@ -114,7 +114,7 @@ func (a *agent) services(d drivers, client *watch.Client) part {
 	c := services.New(services.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(), Scheduler: cfg.Services.Scheduler,
 		Hairpin: cfg.Services.HairpinMode, MasqueradeAll: cfg.Services.MasqueradeAll,
-		ServiceRanges: cfg.Services.ClusterIPRanges, NodePorts: services.PortRange(cfg.Services.NodePorts),
+		ServiceRanges: cfg.Services.KnownRanges(), NodePorts: services.PortRange(cfg.Services.NodePorts),
 		ExternalIPRanges: cfg.Services.ExternalIPRanges, LoadBalancerIPRanges: cfg.Services.LoadBalancerIPRanges,
 		AnyIP: cfg.Services.AnyIP, RejectUnassigned: cfg.Services.RejectUnassigned, Guard: cfg.Services.Guard,
 		NodePortsEverywhere: cfg.Services.NodePortsEverywhere, DSR: cfg.Services.DSR,

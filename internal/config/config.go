@@ -139,6 +139,15 @@ type Services struct {
 	TCPTimeout, TCPFinTimeout, UDPTimeout time.Duration
 }
 
+// KnownRanges are the ClusterIPRanges, none where they are a guess: what is in a
+// guessed range may be a Pod, or anybody.
+func (s Services) KnownRanges() []netip.Prefix {
+	if !s.RejectUnassigned {
+		return nil
+	}
+	return s.ClusterIPRanges
+}
+
 // Policy is the configuration of the policy controller.
 type Policy struct {
 	NewPods NewPods

@@ -148,9 +148,9 @@ func (f *flags) defineConnections(c *Config) {
 	add(f, &f.gracePeriod, "ipvs-graceful-period", 30*time.Second, period(time.Second),
 		"How long that is at most.")
 	const kernel = " 0: leave the kernel's."
-	add(f, &c.Services.TCPTimeout, "service-tcp-timeout", 0, period(0), "Time until IPVS forgets an idle TCP connection."+kernel)
-	add(f, &c.Services.TCPFinTimeout, "service-tcpfin-timeout", 0, period(0), "The same after its end was announced."+kernel)
-	add(f, &c.Services.UDPTimeout, "service-udp-timeout", 0, period(0), "The same for UDP."+kernel)
+	add(f, &c.Services.TCPTimeout, "service-tcp-timeout", 0, idleTimeout(), "Time until IPVS forgets an idle TCP connection."+kernel)
+	add(f, &c.Services.TCPFinTimeout, "service-tcpfin-timeout", 0, idleTimeout(), "The same after its end was announced."+kernel)
+	add(f, &c.Services.UDPTimeout, "service-udp-timeout", 0, idleTimeout(), "The same for UDP."+kernel)
 	add(f, &f.ignoredRuntimeEndpoint, "runtime-endpoint", "", text("path"), "Accepted, without effect: direct server return needs no container runtime.")
 }
 

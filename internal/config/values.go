@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"path"
@@ -78,6 +79,21 @@ func period(shortest time.Duration) kind[time.Duration] {
 			return 0, fmt.Errorf("too short; allowed is %v or more", shortest)
 		}
 		return d, nil
+	}, formatDuration}
+}
+
+// longestTimeout is what every kernel takes for a connection of IPVS: it counts
+// ticks in 31 bits, of which there are at most 1000 a second.
+const longestTimeout = math.MaxInt32 / 1000 * time.Second
+
+// idleTimeout reads a timeout of IPVS.
+func idleTimeout() kind[time.Duration] {
+	return kind[time.Duration]{"duration", func(s string) (time.Duration, error) {
+		d, err := period(0).parse(s)
+		if err == nil && d > longestTimeout {
+			err = fmt.Errorf("longer than the kernel can wait; allowed are 0s to %v", longestTimeout)
+		}
+		return d, err
 	}, formatDuration}
 }
 

@@ -24,6 +24,9 @@ type VIPs struct {
 	// told. AnyIP says that external and load balancer IPs need no range.
 	ClusterIPRanges, ExternalIPRanges, LoadBalancerIPRanges []netip.Prefix
 	AnyIP                                                   bool
+	// Guessed says that ClusterIPRanges may be others': what is in them is told
+	// all the same.
+	Guessed bool
 	// Aggregate tells a range instead of the addresses in it. Discard says that
 	// this node answers for the addresses of such a range that nobody has.
 	Aggregate, Discard bool
@@ -96,10 +99,10 @@ func (v VIPs) vips(s *cluster.Service, ready families, here place) (told map[net
 }
 
 // admits says which addresses the service proxy serves: those of the ranges,
-// or any, but none of the range of cluster IPs.
+// or any, but none of the range of cluster IPs where that is known.
 func (v VIPs) admits(ranges []netip.Prefix) func(netip.Addr) bool {
 	return func(a netip.Addr) bool {
-		return (v.AnyIP || within(ranges, a)) && !within(v.ClusterIPRanges, a)
+		return (v.AnyIP || within(ranges, a)) && (v.Guessed || !within(v.ClusterIPRanges, a))
 	}
 }
 

@@ -79,9 +79,13 @@ func (c *Controller) reportConflicts(b *batch) {
 		if service == nil {
 			continue
 		}
+		why := "its name comes first"
+		if x.own {
+			why = "it is its cluster IP"
+		}
 		c.events.Warn("Service", &service.Meta, "AddressInUse", fmt.Sprintf(
-			"%s port %d/%s belongs to Service %s as well, which is served there because its name comes first; "+
-				"give one of them another address or port", x.id.Addr.Addr(), x.id.Addr.Port(), x.id.Protocol, x.winner))
+			"%s port %d/%s belongs to Service %s as well, which is served there because %s; "+
+				"give one of them another address or port", x.id.Addr.Addr(), x.id.Addr.Port(), x.id.Protocol, x.winner, why))
 	}
 }
 

@@ -32,6 +32,9 @@ type virtual struct {
 	server  *ipvs.Server
 	special *special // nil for most
 	drop    bool
+	// own says that the address is the Service's cluster IP, which the API
+	// server gave to it alone.
+	own bool
 }
 
 // special is what few virtual servers need.
@@ -161,6 +164,7 @@ func (b *compilation) add(id ipvs.ID, v virtual) {
 	if _, ok := b.out.virtuals[id]; ok {
 		return
 	}
+	v.own = slices.Contains(b.service.ClusterIPs, id.Addr.Addr())
 	b.out.virtuals[id] = v
 	if v.server != nil {
 		b.out.reals += len(v.server.Real)

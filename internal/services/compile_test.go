@@ -146,6 +146,29 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip-prt 10.96.0.10,tcp:80
 `,
 	}, {
+		name: "publishNotReadyAddresses: slices call every endpoint ready, so all are used, also those that leave",
+		objects: []any{
+			service("web", "10.96.0.10", tcp(80, 0), udp(80, 0)),
+			slice("web", 8080, cluster.Endpoint{Addr: addr("10.244.1.3"), Node: "n1", Ready: true},
+				cluster.Endpoint{Addr: addr("10.244.2.4"), Node: "n2", Ready: true, Terminating: true}),
+		},
+		want: `
+# ipvsadm -Sn
+-A -t 10.96.0.10:80 -s rr
+-a -t 10.96.0.10:80 -r 10.244.1.3:8080 -m -w 1
+-a -t 10.96.0.10:80 -r 10.244.2.4:8080 -m -w 1
+-A -u 10.96.0.10:80 -s rr
+-a -u 10.96.0.10:80 -r 10.244.1.3:8080 -m -w 1
+-a -u 10.96.0.10:80 -r 10.244.2.4:8080 -m -w 1
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+# ipset save
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip-prt 10.96.0.10,tcp:80
+add kube-router-svip-prt 10.96.0.10,udp:80
+`,
+	}, {
 		name: "traffic policies Local: this node's endpoints; where there are only others, silence; clients of this node get all",
 		objects: []any{
 			with(service("here", "10.96.0.10", tcp(80, 30080)), func(s *cluster.Service) { s.InternalLocal, s.ExternalLocal = true, true }),

@@ -42,7 +42,8 @@ type Config struct {
 	// MasqueradeAll gives everything that IPVS forwards this node's address
 	// for source.
 	MasqueradeAll bool
-	// ServiceRanges are the cluster's ranges of cluster IPs.
+	// ServiceRanges are the cluster's ranges of cluster IPs; none where nobody
+	// said which they are, since Pods may be in a guessed one.
 	ServiceRanges []netip.Prefix
 	// ExternalIPRanges and LoadBalancerIPRanges are what external and load
 	// balancer IPs must be in: whoever may write a Service could otherwise take
@@ -51,7 +52,7 @@ type Config struct {
 	// AnyIP takes external and load balancer IPs outside of those, too.
 	AnyIP bool
 	// RejectUnassigned answers for addresses of ServiceRanges that no Service
-	// has; those must be known and not guessed then.
+	// has.
 	RejectUnassigned bool
 	// DSR lets endpoints on other nodes answer clients directly, unless a
 	// Service says otherwise.

@@ -142,7 +142,7 @@ func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Serve
 	if len(reals) == 0 {
 		return nil
 	}
-	return &ipvs.Server{Config: b.options.config, Real: reals}
+	return &ipvs.Server{Config: b.options.config, Real: reals, Datagrams: protocol == inet.UDP}
 }
 
 // marked makes a virtual server one that is found by a mark.

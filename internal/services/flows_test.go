@@ -121,3 +121,21 @@ func TestStaleFlowsEnd(t *testing.T) {
 		}
 	})
 }
+
+// With grace, a client of datagrams moves on as well where a mark leads it: that
+// virtual server's name does not say that it is for datagrams.
+func TestDatagramsHaveNoGrace(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.GracePeriod = time.Minute
+		web := with(service("web", "10.96.0.10", tcp(80, 30080), udp(80, 30080)), func(s *cluster.Service) { s.ExternalLocal = true })
+		before := slice("web", 8080, ready("10.244.1.2", "n1"), ready("10.244.2.2", "n2"), ready("10.244.2.3", "n2"))
+		r := w.start(config, set(n1, web, before))
+		defer r.stop()
+		r.happen(set(slice("web", 8080, ready("10.244.1.2", "n1"), ready("10.244.2.2", "n2"))))
+		drains := strings.Count(w.ipvs.String(), "-r 10.244.2.3:8080 -m -w 0\n")
+		if all := strings.Count(w.ipvs.String(), "-r 10.244.2.3:8080"); drains != 2 || all != 2 {
+			t.Errorf("it drains in %d virtual servers of %d that have it, want the 2 for TCP:\n%s", drains, all, w.ipvs)
+		}
+	})
+}

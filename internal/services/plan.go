@@ -57,13 +57,15 @@ func newPlan() plan {
 	}
 }
 
-// claims say who wants a resource and how. The claims on one resource are in
-// order of the Services' names, and the first is granted: every node decides
-// alike, whatever came first.
+// claims say who wants a resource and how. The first claim on a resource is
+// granted: one to what is the Service's own, and else that of the Service whose
+// name comes first. So every node decides alike, whatever came first, and
+// nobody takes a cluster IP away by wanting it for an external one.
 type claims[R comparable, V any] map[R][]claim[V]
 
 type claim[V any] struct {
 	by    cluster.Key
+	own   bool
 	value V
 }
 
@@ -76,19 +78,21 @@ func (c claims[R, V]) granted(r R) (V, bool) {
 	return none, false
 }
 
-func (c claims[R, V]) put(r R, by cluster.Key, value V) {
-	i, found := c.find(r, by)
-	if found {
-		c[r][i].value = value
+func (c claims[R, V]) put(r R, by cluster.Key, own bool, value V) {
+	next := claim[V]{by, own, value}
+	if i := c.find(r, by); i >= 0 && c[r][i].own == own {
+		c[r][i] = next
 		return
 	}
-	c[r] = slices.Insert(c[r], i, claim[V]{by, value})
+	c.drop(r, by)
+	i, _ := slices.BinarySearchFunc(c[r], next, compareClaims[V])
+	c[r] = slices.Insert(c[r], i, next)
 }
 
 func (c claims[R, V]) drop(r R, by cluster.Key) {
-	i, found := c.find(r, by)
+	i := c.find(r, by)
 	switch {
-	case !found:
+	case i < 0:
 	case len(c[r]) == 1:
 		delete(c, r)
 	default:
@@ -96,8 +100,20 @@ func (c claims[R, V]) drop(r R, by cluster.Key) {
 	}
 }
 
-func (c claims[R, V]) find(r R, by cluster.Key) (int, bool) {
-	return slices.BinarySearchFunc(c[r], by, func(c claim[V], by cluster.Key) int { return compareKeys(c.by, by) })
+// find is where in the list of a resource the claim of a Service is, -1 where
+// there is none.
+func (c claims[R, V]) find(r R, by cluster.Key) int {
+	return slices.IndexFunc(c[r], func(c claim[V]) bool { return c.by == by })
+}
+
+func compareClaims[V any](a, b claim[V]) int {
+	switch {
+	case a.own == b.own:
+		return compareKeys(a.by, b.by)
+	case a.own:
+		return -1
+	}
+	return 1
 }
 
 func compareKeys(a, b cluster.Key) int {
@@ -167,13 +183,13 @@ func (p *plan) set(key cluster.Key, want *desired) *touched {
 		p.directs++
 	}
 	for id, v := range want.virtuals {
-		p.virtuals.put(id, key, v)
+		p.virtuals.put(id, key, v.own, v)
 	}
 	for addr := range want.vips {
-		p.vips.put(addr, key, struct{}{})
+		p.vips.put(addr, key, false, struct{}{})
 	}
 	for entry := range want.hairpins {
-		p.hairpins.put(entry, key, struct{}{})
+		p.hairpins.put(entry, key, false, struct{}{})
 	}
 	t.virtuals = append(t.virtuals, has.virtuals...)
 	t.vips = append(t.vips, has.vips...)
@@ -213,7 +229,7 @@ func (p *plan) datagrams(key cluster.Key) map[ipvs.ID]*ipvs.Server {
 	servers := map[ipvs.ID]*ipvs.Server{}
 	if has := p.services[key]; has != nil {
 		for _, id := range has.virtuals {
-			if i, ok := p.virtuals.find(id, key); ok {
+			if i := p.virtuals.find(id, key); i >= 0 {
 				noteDatagrams(servers, id, p.virtuals[id][i].value)
 			}
 		}
@@ -225,6 +241,7 @@ func (p *plan) datagrams(key cluster.Key) map[ipvs.ID]*ipvs.Server {
 type conflict struct {
 	id            ipvs.ID
 	loser, winner cluster.Key
+	own           bool // the address is the winner's cluster IP
 }
 
 // conflicts are those about the given virtual servers.
@@ -232,8 +249,8 @@ func (p *plan) conflicts(ids map[ipvs.ID]struct{}) []conflict {
 	var list []conflict
 	for id := range ids {
 		for i, c := range p.virtuals[id] {
-			if i > 0 {
-				list = append(list, conflict{id, c.by, p.virtuals[id][0].by})
+			if first := p.virtuals[id][0]; i > 0 {
+				list = append(list, conflict{id, c.by, first.by, first.own && !c.own})
 			}
 		}
 	}

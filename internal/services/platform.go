@@ -198,9 +198,9 @@ func (c *Controller) openIPVS() error {
 }
 
 // owns says which virtual servers may be removed without having been wanted in
-// this run. IPVS keeps no owner, so the address must tell: a cluster IP, an
-// address that has a local route of ours, or a node port of this node. A mark is
-// ours where a set of ours has it.
+// this run. IPVS keeps no owner, so the address must tell: one of the range of
+// cluster IPs, where that is known, one that has a local route of ours or gets
+// one, or a node port of this node. A mark is ours where a set of ours has it.
 func (c *Controller) owns(id ipvs.ID) bool {
 	if id.Mark != 0 {
 		return c.formerMarks[id.Mark]
@@ -209,7 +209,8 @@ func (c *Controller) owns(id ipvs.ID) bool {
 	if contains(c.config.ExcludedCIDRs, addr) {
 		return false
 	}
-	return contains(c.config.ServiceRanges, addr) || c.former[addr] ||
+	_, served := c.plan.vips.granted(addr)
+	return served || contains(c.config.ServiceRanges, addr) || c.former[addr] ||
 		c.me.has(addr) && c.config.NodePorts.contains(id.Addr.Port())
 }
 

@@ -2,6 +2,7 @@ package services
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/inet"
@@ -93,5 +94,22 @@ add kube-router-svip-prt 192.168.7.11,tcp:30080
 		if w.sets.Exists("inet6:" + vipSet) {
 			t.Error("the set of a family that is not enabled stays")
 		}
+	})
+}
+
+// Without a known range of cluster IPs, what a former run left and what somebody
+// put at an address of ours goes; the rest of the guessed range is others'.
+func TestSweepWithoutRange(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.ServiceRanges = nil
+		w.start(config, set(n1, web, webSlice, dns, dnsSlice)).stop()
+		w.lax = true
+		for _, addr := range []string{"10.96.0.10:81", "10.99.0.1:443"} {
+			w.ipvs.Apply([]ipvs.Change{{Op: ipvs.AddServer, Config: ipvs.Config{Scheduler: "rr"},
+				ID: ipvs.ID{Protocol: inet.TCP, Addr: netip.MustParseAddrPort(addr)}}})
+		}
+		w.start(config, set(n1, web, webSlice)).stop()
+		w.wants(strings.Replace(webState, "-A -t 192", "-A -t 10.99.0.1:443 -s rr\n-A -t 192", 1))
 	})
 }

@@ -140,10 +140,18 @@ func connects(t *testing.T, namespace, pod, url string) string {
 // blocked wants the connection to fail, soon and then for good.
 func blocked(t *testing.T, namespace, pod, url string) {
 	t.Helper()
-	eventually(t, func(out string, err error) bool { return err != nil && curlFailed(out) }, "%s", get(namespace, pod, url))
-	again := in(namespace, pod, "for i in 1 2 3; do curl -sS --max-time 3 "+url+" && echo && echo REACHED; done")
-	if out, _ := sh(t.Context(), again); strings.Contains(out, "REACHED") || !curlFailed(out) {
-		t.Fatalf("%s reaches %s again: %s", pod, url, out)
+	fails(t, curlFailed, url, func(command string) string { return in(namespace, pod, command) })
+}
+
+// fails wants curl to fail in a way, which what it prints tells, soon and then
+// for good. at makes a command run where the client is.
+func fails(t *testing.T, way func(out string) bool, url string, at func(command string) string) {
+	t.Helper()
+	fetch := "curl -sS --max-time 3 " + url
+	eventually(t, func(out string, err error) bool { return err != nil && way(out) }, "%s", at(fetch))
+	again := at("for i in 1 2 3; do " + fetch + " && echo && echo REACHED; done")
+	if out, _ := sh(t.Context(), again); strings.Contains(out, "REACHED") || !way(out) {
+		t.Fatalf("%s once failed as it should, and then: %s", url, out)
 	}
 }
 

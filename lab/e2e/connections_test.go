@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -103,12 +104,31 @@ func TestVirtualServersComeBack(t *testing.T) {
 	apply(t, ns, fmt.Sprintf(service, "NodePort")+"  externalIPs: []\n")
 	address := clusterIP(t, ns)
 	connects(t, ns, "client", "http://"+address+"/hostname")
+	const metrics = "%s exec --node 1 'curl -sS --max-time 5 http://127.0.0.1:%s/metrics'"
+	before := repairs(must(t, metrics, lab, metricsPort))
+	if before < 0 {
+		t.Fatal("repairs are not counted")
+	}
 	onNode(t, 1, "ipvsadm -C; ip route flush table local proto 17; ipset flush kube-router-svip-prt")
 	connects(t, ns, "client", "http://"+address+"/hostname")
+	eventually(t, func(out string, err error) bool { return err == nil && repairs(out) > before }, metrics, lab, metricsPort)
 	must(t, "kubectl -n %s annotate service server kube-router.io/service.scheduler=wlc", ns)
 	eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, address+":80 wlc") }, "%s exec --node 1 'ipvsadm -Ln'", lab)
 	must(t, "kubectl -n %s annotate --overwrite service server kube-router.io/service.scheduler=best", ns)
 	eventually(t, func(out string, err error) bool { return err == nil && out == "UnknownScheduler" },
 		"kubectl -n %s get events --field-selector involvedObject.name=server,reason=UnknownScheduler -o jsonpath='{.items[0].reason}'", ns)
 	eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, address+":80 rr") }, "%s exec --node 1 'ipvsadm -Ln'", lab)
+}
+
+// repairs is how often the service proxy has put back what others had changed,
+// by the agent's metrics: -1 where they do not say.
+func repairs(metrics string) int {
+	for line := range strings.Lines(metrics) {
+		if value, ok := strings.CutPrefix(line, `kube_router_controller_repairs_total{controller="services"} `); ok {
+			if n, err := strconv.Atoi(strings.TrimSpace(value)); err == nil {
+				return n
+			}
+		}
+	}
+	return -1
 }

@@ -32,15 +32,26 @@ func TestLoadBalancerAddresses(t *testing.T) {
 		eventually(t, func(out string, err error) bool { return err == nil && out == want },
 			"kubectl -n %s get service %s -o jsonpath='{.status.loadBalancer.ingress[*].ip}'", ns, name)
 	}
+	createAny := func(name string) {
+		t.Helper()
+		apply(t, ns, strings.Replace(fmt.Sprintf(asksForAddress, name, ""), `, annotations: {kube-router.io/service.loadbalancerip: ""}`, "", 1))
+	}
 	create("wish", "203.0.113.10")
 	has("wish", "203.0.113.10")
-	apply(t, ns, strings.Replace(fmt.Sprintf(asksForAddress, "any", ""), `, annotations: {kube-router.io/service.loadbalancerip: ""}`, "", 1))
+	createAny("any")
 	has("any", "203.0.113.9")
 	connects(t, ns, "client", "http://203.0.113.9/hostname")
 
+	createAny("last")
+	has("last", "203.0.113.200")
+	createAny("none")
+	event(t, ns, "none", "NoLoadBalancerIP", "all IPv4 addresses are in use")
+	must(t, "kubectl -n %s delete service last", ns)
+	has("none", "203.0.113.200")
+	must(t, "kubectl -n %s delete service none", ns)
+
 	create("waits", "203.0.113.9")
-	eventually(t, func(out string, err error) bool { return err == nil && strings.Contains(out, "203.0.113.9 is in use") },
-		"kubectl -n %s get events --field-selector reason=NoLoadBalancerIP,involvedObject.name=waits -o jsonpath='{.items[*].message}'", ns)
+	event(t, ns, "waits", "NoLoadBalancerIP", "203.0.113.9 is in use")
 	must(t, "kubectl -n %s delete service any", ns)
 	has("waits", "203.0.113.9")
 

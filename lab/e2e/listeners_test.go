@@ -8,14 +8,15 @@ import (
 	"testing"
 )
 
-// All that the agent listens on, with the flags of the manifest: BGP at the
-// node's own address, everything else on loopback.
+// All that the agent listens on, with the flags of the manifest and metrics: BGP
+// at the node's own address, everything else on loopback.
 func TestListeners(t *testing.T) {
 	for node := 1; node <= 3; node++ {
 		want := []string{
 			"tcp " + nodeIP(t, node) + ":179", // BGP
 			"tcp 127.0.0.1:20244",             // health
 			"tcp 127.0.0.1:50051",             // gobgp
+			"tcp 127.0.0.1:" + metricsPort,
 		}
 		slices.Sort(want)
 		eventually(t, func(out string, err error) bool { return err == nil && slices.Equal(listeners(out), want) },

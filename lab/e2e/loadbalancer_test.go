@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -66,6 +67,28 @@ func TestLoadBalancer(t *testing.T) {
 		eventually(t, answers("near"), "%s", o.get("http://"+vip+"/hostname"))
 		patch(`"192.0.2.0/24"`)
 		eventually(t, silent, "%s", o.get("http://"+vip+"/hostname"))
+	})
+	t.Run("an address that sends to node ports is not ours", func(t *testing.T) {
+		served := func(yes bool) func(string, error) bool {
+			return func(out string, err error) bool { return err == nil && strings.Contains(out, vip) == yes }
+		}
+		const kernel = "%s exec --node 2 'ipvsadm -Ln; ip route show table local'"
+		eventually(t, served(true), kernel, lab)
+		must(t, `kubectl -n %s patch service server --subresource=status --type=merge -p '{"status":{"loadBalancer":{"ingress":[{"ip":%q,"ipMode":"Proxy"}]}}}'`, ns, vip)
+		eventually(t, served(false), kernel, lab)
+	})
+	t.Run("of two Services with one address and port the first by name is served", func(t *testing.T) {
+		const claims = `
+apiVersion: v1
+kind: Service
+metadata: {name: %s}
+spec: {externalIPs: [%s], selector: {app: %s}, ports: [{port: 80, targetPort: 8080}]}
+`
+		apply(t, ns, fmt.Sprintf(claims, "second", externalIP, "client")) // where nothing listens
+		apply(t, ns, fmt.Sprintf(claims, "first", externalIP, "server"))
+		eventually(t, answers("near"), "%s", get(ns, "client", "http://"+externalIP+"/hostname"))
+		event(t, ns, "second", "AddressInUse", externalIP+" port 80/tcp belongs to Service "+ns+"/first as well")
+		connects(t, ns, "client", "http://"+externalIP+"/hostname")
 	})
 	t.Run("an address outside of the ranges is an Event", func(t *testing.T) {
 		ingress(t, ns, "192.0.2.7")

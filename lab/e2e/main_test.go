@@ -13,11 +13,15 @@ import (
 var lab = os.Getenv("LAB")
 
 // flags are what the tests need of the agents beyond the manifest that users
-// apply: addresses to give out and to accept (RFC 5737), repairs soon, and what
-// is off by default.
+// apply: addresses to give out and to accept (RFC 5737), repairs soon and
+// counted, and what is off by default.
 var flags = []string{
 	"--run-loadbalancer", "--loadbalancer-ip-range=203.0.113.8/30,203.0.113.200/32", "--service-external-ip-range=198.51.100.0/24", "--ipvs-graceful-termination", "--ipvs-graceful-period=20s", "--nodeport-bindon-all-ip", "--ipvs-sync-period=5s", "--iptables-sync-period=5s",
+	"--metrics-port=" + metricsPort,
 }
+
+// metricsPort is where agents count what they do, at loopback.
+const metricsPort = "9102"
 
 // TestMain runs the agents with these flags, and as they were afterwards.
 func TestMain(m *testing.M) {

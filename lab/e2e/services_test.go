@@ -68,8 +68,8 @@ func TestClusterIP(t *testing.T) {
 		}
 	})
 	t.Run("a port that no Service uses is refused", func(t *testing.T) {
-		blocked(t, ns, "client", "http://"+vip+":22")
-		blocked(t, ns, "client", "http://"+vip+":10250")
+		refused(t, ns, "client", "http://"+vip+":22")
+		refused(t, ns, "client", "http://"+vip+":10250")
 	})
 }
 
@@ -100,11 +100,17 @@ func TestServiceFollowsItsEndpoints(t *testing.T) {
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(service, "ClusterIP"))
 	vip := clusterIP(t, ns)
-	blocked(t, ns, "client", "http://"+vip+"/hostname")
+	refused(t, ns, "client", "http://"+vip+"/hostname")
 	serve(t, ns, "server", 3)
 	connects(t, ns, "client", "http://"+vip+"/hostname")
+	// A Service that is given to another proxy is not there for us.
+	must(t, "kubectl -n %s label service server service.kubernetes.io/service-proxy-name=another", ns)
+	eventually(t, func(out string, err error) bool { return err == nil && !strings.Contains(out, vip) },
+		"%s exec --node 1 'ipvsadm -Ln; ip route show table local; ipset list'", lab)
+	must(t, "kubectl -n %s label service server service.kubernetes.io/service-proxy-name-", ns)
+	connects(t, ns, "client", "http://"+vip+"/hostname")
 	must(t, "kubectl -n %s delete pod server", ns)
-	blocked(t, ns, "client", "http://"+vip+"/hostname")
+	refused(t, ns, "client", "http://"+vip+"/hostname")
 	must(t, "kubectl -n %s delete service server", ns)
 	for node := 1; node <= 3; node++ {
 		eventually(t, func(out string, err error) bool { return err == nil && !strings.Contains(out, vip) },

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,10 +27,12 @@ const (
 	component = "kube-router"
 	// quietPeriod is how long the same report is not repeated.
 	quietPeriod = 10 * time.Minute
-	// mostRemembered bounds the reports that are remembered for that.
-	mostRemembered = 4096
-	// queueLength bounds the Events that wait to be posted.
-	queueLength = 256
+	// mostWaiting bounds the reports that wait to be posted: half an hour of
+	// them.
+	mostWaiting = 4096
+	// manyRemembered is when those whose quietPeriod is over are forgotten. It
+	// is more than wait and were posted in one.
+	manyRemembered = 2 * mostWaiting
 	// postTimeout is how long one post may take.
 	postTimeout = 10 * time.Second
 	// longestMessage is the API's limit for an Event's message.
@@ -37,7 +40,8 @@ const (
 )
 
 // The rates at which Events are posted and reports are logged: a burst for
-// what a start finds, then a trickle, whatever users do to their objects.
+// what a start finds, then a trickle, whatever users do to their objects. What
+// comes faster waits.
 const (
 	postsPerSecond, postBurst = 2, 50
 	linesPerSecond, lineBurst = 2, 100
@@ -46,18 +50,31 @@ const (
 // report identifies what was reported.
 type report struct{ object, reason, message string }
 
+// waiting is a report on its way to the API server. It keeps no more of the
+// object than its name.
+type waiting struct {
+	report
+	kind   string
+	object cluster.Meta
+	at     time.Time
+	logged bool
+}
+
 // Recorder is the cluster.Reporter that logs a report and posts it as an Event.
 type Recorder struct {
 	node  string
 	post  func(context.Context, *corev1.Event) error
 	log   *slog.Logger
-	queue chan *corev1.Event
 	posts *rate.Limiter
+	wake  chan struct{}
 
-	mu         sync.Mutex
-	seen       map[report]time.Time
-	lines      *rate.Limiter
-	suppressed int
+	mu sync.Mutex
+	// queue are the reports that wait, the oldest first.
+	queue []waiting
+	full  bool // and has not been empty since
+	// seen is when a report was posted, zero while it waits.
+	seen  map[report]time.Time
+	lines *rate.Limiter
 }
 
 func newRecorder(node string, post func(context.Context, *corev1.Event) error, log *slog.Logger) *Recorder {
@@ -65,68 +82,78 @@ func newRecorder(node string, post func(context.Context, *corev1.Event) error, l
 		node:  node,
 		post:  post,
 		log:   log,
-		queue: make(chan *corev1.Event, queueLength),
 		posts: rate.NewLimiter(postsPerSecond, postBurst),
+		wake:  make(chan struct{}, 1),
 		seen:  map[report]time.Time{},
 		lines: rate.NewLimiter(linesPerSecond, lineBurst),
 	}
 }
 
-// Warn implements cluster.Reporter.
+// Warn implements cluster.Reporter. Callers report what they find once, so all
+// of a burst is kept until there is time for it.
 func (r *Recorder) Warn(kind string, object *cluster.Meta, reason, message string) {
 	message = truncate(message, longestMessage)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	id := report{subject(kind, object), reason, message}
-	if !r.isNew(id, now) {
+	if !r.isNew(id, now) || !r.hasRoom() {
 		return
 	}
-	if !r.lines.AllowN(now, 1) {
-		r.suppressed++
-		return
+	w := waiting{report: id, kind: kind, object: cluster.Meta{Key: object.Key, UID: object.UID}, at: now}
+	if r.lines.AllowN(now, 1) {
+		r.print(&w)
 	}
-	r.seen[id] = now
-	attrs := []any{"kind", kind, "object", object.Key.String(), "reason", reason}
-	if r.suppressed > 0 {
-		attrs = append(attrs, "reports_suppressed_before", r.suppressed)
-		r.suppressed = 0
-	}
-	r.log.Warn(message, attrs...)
+	r.queue = append(r.queue, w)
+	r.seen[id] = time.Time{}
 	select {
-	case r.queue <- newEvent(r.node, kind, object, reason, message, now):
-	default: // the log line has to do
+	case r.wake <- struct{}{}:
+	default:
 	}
 }
 
+// hasRoom says whether one more report can wait, and logs when that ends. The
+// caller holds the lock.
+func (r *Recorder) hasRoom() bool {
+	if len(r.queue) < mostWaiting {
+		return true
+	}
+	if !r.full {
+		r.log.Warn("too many reports wait to be posted as Events; some are forgotten", "waiting", len(r.queue))
+	}
+	r.full = true
+	return false
+}
+
+func (r *Recorder) print(w *waiting) {
+	w.logged = true
+	r.log.Warn(w.message, "kind", w.kind, "object", w.object.Key.String(), "reason", w.reason)
+}
+
 // Mended says that what was reported of an object for a reason is over: when it
-// comes back it is reported again, however soon.
+// comes back it is reported again, however soon. What still waits is not posted.
 func (r *Recorder) Mended(kind string, object *cluster.Meta, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	about := subject(kind, object)
-	maps.DeleteFunc(r.seen, func(id report, _ time.Time) bool { return id.object == about && id.reason == reason })
+	over := func(id report) bool { return id.object == about && id.reason == reason }
+	maps.DeleteFunc(r.seen, func(id report, _ time.Time) bool { return over(id) })
+	r.queue = slices.DeleteFunc(r.queue, func(w waiting) bool { return over(w.report) })
 }
 
 func subject(kind string, object *cluster.Meta) string {
 	return kind + " " + object.UID + " " + object.Key.String()
 }
 
-// isNew says whether a report was not made lately. The caller holds the lock.
+// isNew says whether a report neither waits nor was posted lately. The caller
+// holds the lock.
 func (r *Recorder) isNew(id report, now time.Time) bool {
-	if at, ok := r.seen[id]; ok && now.Sub(at) < quietPeriod {
+	old := func(_ report, at time.Time) bool { return !at.IsZero() && now.Sub(at) >= quietPeriod }
+	if at, ok := r.seen[id]; ok && !old(id, at) {
 		return false
 	}
-	if len(r.seen) < mostRemembered {
-		return true
-	}
-	for old, at := range r.seen {
-		if now.Sub(at) >= quietPeriod {
-			delete(r.seen, old)
-		}
-	}
-	if len(r.seen) >= mostRemembered {
-		clear(r.seen)
+	if len(r.seen) >= manyRemembered {
+		maps.DeleteFunc(r.seen, old)
 	}
 	return true
 }
@@ -136,20 +163,60 @@ func (r *Recorder) isNew(id report, now time.Time) bool {
 func (r *Recorder) run(ctx context.Context) {
 	failure := ""
 	for {
-		select {
-		case <-ctx.Done():
+		event := r.next(ctx)
+		if event == nil {
 			return
-		case event := <-r.queue:
-			if r.posts.Wait(ctx) != nil {
-				return
-			}
-			before := failure
-			var err error
-			if failure, err = r.postOne(ctx, event); failure != "" && failure != before {
-				r.log.Warn("cannot post Events, so only this log has them", "object", event.InvolvedObject.Name, "err", err)
-			}
+		}
+		before := failure
+		var err error
+		if failure, err = r.postOne(ctx, event); failure != "" && failure != before {
+			r.log.Warn("cannot post Events, so only this log has them", "object", event.InvolvedObject.Name, "err", err)
 		}
 	}
+}
+
+// next waits for a report and for its turn, logs it if that was not done, and
+// returns its Event: nil when ctx ended.
+func (r *Recorder) next(ctx context.Context) *corev1.Event {
+	for {
+		r.mu.Lock()
+		idle := len(r.queue) == 0
+		r.mu.Unlock()
+		if idle {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r.wake:
+			}
+			continue
+		}
+		if r.posts.Wait(ctx) != nil {
+			return nil
+		}
+		if w, ok := r.take(); ok {
+			return newEvent(r.node, w.kind, &w.object, w.reason, w.message, w.at)
+		}
+	}
+}
+
+// take removes the oldest report from the queue. There is none where Mended was
+// faster.
+func (r *Recorder) take() (waiting, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queue) == 0 {
+		return waiting{}, false
+	}
+	w := r.queue[0]
+	r.queue[0] = waiting{}
+	if r.queue = r.queue[1:]; len(r.queue) == 0 {
+		r.queue, r.full = nil, false
+	}
+	if !w.logged {
+		r.print(&w)
+	}
+	r.seen[w.report] = time.Now()
+	return w, true
 }
 
 // postOne posts an Event. The kind of its failure is empty after success. An

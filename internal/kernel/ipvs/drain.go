@@ -16,7 +16,7 @@ import (
 // their clients are to move on at once.
 func (s *Servers) target(id ID) *Server {
 	want := s.want[id]
-	if want == nil || s.Grace == 0 || id.Protocol == inet.UDP {
+	if want == nil || s.Grace == 0 || id.Protocol == inet.UDP || want.Datagrams {
 		delete(s.draining, id)
 		return want
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kube-router/kube-router/internal/inet"
 )
 
 const grace = 30 * time.Second
@@ -167,4 +169,31 @@ func TestDrainingKeepsTheMethod(t *testing.T) {
 	mustSet(t, d.Servers, map[ID]*Server{web: tunnelled})
 	mustSet(t, d.Servers, map[ID]*Server{web: onlyOne})
 	d.want(t, textOne+"-a -t 10.96.0.20:80 -r 10.244.1.6:80 -i -w 0 --tun-type ipip\n")
+}
+
+// The ID of a mark does not say that its packets are datagrams, whose clients
+// stayed with an endpoint that was gone for all of the grace.
+func testDatagramsOfMarks(t *testing.T, s system) {
+	connections, datagrams := MarkID(17, inet.IPv4), MarkID(18, inet.IPv4)
+	of := func(s *Server) *Server { s.Datagrams = true; return s }
+	d := NewServers(s, ownsClusterIPs)
+	d.Grace = grace
+	if err := d.Load(); err != nil {
+		t.Fatal(err)
+	}
+	pair, left := map[string]uint32{one: 1, two: 1}, map[string]uint32{one: 1}
+	mustSet(t, d, map[ID]*Server{connections: server(rr, pair), datagrams: of(server(rr, pair))})
+	mustSet(t, d, map[ID]*Server{connections: server(rr, left), datagrams: of(server(rr, left))})
+	want := `
+-A -f 17 -s rr
+-a -f 17 -r 10.244.1.5:80 -m -w 1
+-a -f 17 -r 10.244.1.6:80 -m -w 0
+-A -f 18 -s rr
+-a -f 18 -r 10.244.1.5:80 -m -w 1
+`
+	s.want(t, want)
+	if repaired, err := d.Resync(); repaired != 0 || err != nil {
+		t.Errorf("Resync = %d, %v", repaired, err)
+	}
+	s.want(t, want)
 }

@@ -97,6 +97,9 @@ func (f SchedFlags) text(scheduler string) string {
 type Server struct {
 	Config
 	Real map[netip.AddrPort]Real
+	// Datagrams says that its packets are UDP, where the ID does not tell: that
+	// of a mark. The kernel is not told, nor does it tell.
+	Datagrams bool
 }
 
 // Method is how packets reach a real server (IP_VS_CONN_F_*).

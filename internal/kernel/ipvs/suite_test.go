@@ -58,6 +58,7 @@ func suite(t *testing.T, fresh func(t *testing.T) system) {
 		{"servers keep their state through a restart", testServersAdopt},
 		{"a changed server has a real server at every step", testServersOrder},
 		{"drift is found and repaired", testServersResync},
+		{"clients of datagrams do not stay where a mark leads", testDatagramsOfMarks},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(t, fresh(t)) })

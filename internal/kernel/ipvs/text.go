@@ -24,7 +24,8 @@ func Text(servers map[ID]Server) string {
 	return strings.Join(blocks, "")
 }
 
-// Equal says that both are configured alike and have the same real servers.
+// Equal says that the kernel has both configured alike, with the same real
+// servers.
 func (s Server) Equal(other Server) bool {
 	return s.Config == other.Config && maps.Equal(s.Real, other.Real)
 }

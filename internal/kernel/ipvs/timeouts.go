@@ -20,7 +20,7 @@ func (t Timeouts) String() string {
 	return fmt.Sprintf("Timeout (tcp tcpfin udp): %d %d %d", seconds(t.TCP), seconds(t.TCPFin), seconds(t.UDP))
 }
 
-// maxTimeout is less than the kernel takes with the shortest tick it can be
+// maxTimeout, which flags are held to as well, is less than the kernel takes with the shortest tick it can be
 // built with (INT_MAX / HZ seconds, HZ at most 1000).
 const maxTimeout = math.MaxInt32 / 1000 * time.Second
 

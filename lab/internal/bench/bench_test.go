@@ -68,6 +68,7 @@ func TestTargets(t *testing.T) {
 		"slow once":           {func(r []Row) { r[1].New.Max = 151 }, []string{"new Service works, longest at 5,000"}},
 		"given up":            {func(r []Row) { r[1].New.Over = true }, []string{"new Service works, longest at 5,000"}},
 		"later at 5,000":      {func(r []Row) { r[0].New.P50 = 19 }, []string{"new Service works no later at 5,000 than at 600, p50"}},
+		"later by little":     {func(r []Row) { r[0].New.P50, r[1].New.P50 = 1.71, 3.24 }, []string{"new Service works no later at 5,000 than at 600, p50"}},
 		"cold start":          {func(r []Row) { r[1].ColdStart.Value = 1.01 }, []string{"cold start at 5,000 against kube-proxy's faster mode"}},
 		"cold start given up": {func(r []Row) { r[1].ColdStart.Over = true }, []string{"cold start at 5,000 against kube-proxy's faster mode"}},
 		"one mode only":       {func(r []Row) { r[2].ColdStart = nil }, []string{"cold start at 5,000 against kube-proxy's faster mode"}},

@@ -23,11 +23,6 @@ const (
 	large = 5000
 )
 
-// noticeable is the difference between two times, in milliseconds, below
-// which one is not called later than the other: the guest's clock and its
-// scheduler are no finer.
-const noticeable = 5
-
 // Judge holds our rows against the targets, and against kube-proxy's rows.
 func Judge(rows []Row) []Target {
 	t := table{}
@@ -98,10 +93,10 @@ func (t table) judgeGrowth() Target {
 	const name = "new Service works no later at 5,000 than at 600, p50"
 	few, many := t.newP50(small), t.newP50(large)
 	if few == nil || many == nil {
-		return Target{Name: name, Limit: "<= 1.5 times, or 5 ms more", Value: notMeasured}
+		return Target{Name: name, Limit: "<= 1.5 times", Value: notMeasured}
 	}
-	target := limited(name, many, math.Max(1.5*few.Value, few.Value+noticeable), "ms")
-	target.Limit += fmt.Sprintf(" (1.5 times %s ms, or 5 ms more)", few)
+	target := limited(name, many, 1.5*few.Value, "ms")
+	target.Limit += fmt.Sprintf(" (1.5 times %s ms)", few)
 	return target
 }
 
