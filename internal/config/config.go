@@ -224,6 +224,7 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
 		}
 	})
+	c.Warnings = append(c.Warnings, f.masked...)
 	f.setOverlay(c)
 	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
 	c.Services.AnyIP = !f.strictIPs
@@ -289,6 +290,9 @@ func checkFamilies(c *Config) error {
 
 func checkRanges(c *Config) error {
 	ranges := c.Services.ClusterIPRanges
+	if len(ranges) == 0 {
+		return errors.New("--service-cluster-ip-range=: there is no range; leave the flag out, or set it to one such as 10.96.0.0/12")
+	}
 	if len(ranges) == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4() {
 		return fmt.Errorf("--service-cluster-ip-range=%s,%s: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each", ranges[0], ranges[1])
 	}
