@@ -248,7 +248,8 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	if err := setCNIFile(c, env(envCNIFile)); err != nil {
 		return err
 	}
-	if err := f.setNodeName(c, env(envNodeName)); err != nil {
+	// Clean-up asks no API server, and is for hosts that are no nodes any more.
+	if err := f.setNodeName(c, env(envNodeName)); err != nil && !c.CleanUp {
 		return err
 	}
 	c.LoadBalancer.Identity = cmp.Or(env(envPodName), c.NodeName)
@@ -304,20 +305,6 @@ func checkLoadBalancer(c *Config) error {
 		return errors.New("--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24")
 	}
 	return nil
-}
-
-func (f *flags) checkPorts(*Config) error {
-	if f.healthPort != 0 && f.healthPort == f.metricsPort && overlap(f.healthAddr, f.metricsAddr) {
-		return fmt.Errorf("--health-port=%d --metrics-port=%d: two servers cannot share a port; set another for one of them, or 0 to turn it off", f.healthPort, f.metricsPort)
-	}
-	return nil
-}
-
-// overlap says whether listening on a and b needs one socket address. The
-// wildcard addresses, and none at all, take every other address.
-func overlap(a, b string) bool {
-	wildcard := func(s string) bool { return s == "" || netip.MustParseAddr(s).IsUnspecified() }
-	return a == b || wildcard(a) || wildcard(b)
 }
 
 func setCNIFile(c *Config, file string) error {

@@ -61,6 +61,39 @@ func router(ip string, asn uint32) peering.Router {
 	return peering.Router{Addr: netip.MustParseAddr(ip), ASN: asn}
 }
 
+// parses checks what a command line makes of the defaults.
+func parses(t *testing.T, args string, change func(*Config)) {
+	t.Helper()
+	t.Run(args, func(t *testing.T) {
+		want := defaults()
+		change(&want)
+		got, err := Parse(strings.Fields(args), onNode1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// refuses checks that a command line is refused in these words.
+func refuses(t *testing.T, args, want string) {
+	t.Helper()
+	t.Run(args, func(t *testing.T) {
+		_, err := Parse(strings.Fields(args), onNode1)
+		if err == nil {
+			t.Fatal("accepted")
+		}
+		if err.Error() != want {
+			t.Errorf("got  %s\nwant %s", err, want)
+		}
+		if strings.Contains(err.Error(), "\n") {
+			t.Error("more than one line")
+		}
+	})
+}
+
 func TestParse(t *testing.T) {
 	for _, tc := range []struct {
 		args string
@@ -196,47 +229,13 @@ func TestParse(t *testing.T) {
 		{"--loadbalancer-default-class=false --loadbalancer-sync-period=30s ", func(c *Config) {
 			c.LoadBalancer.DefaultClass, c.LoadBalancer.SyncPeriod = false, 30*time.Second
 		}},
-		// Lists that are given twice add up; the first use replaces the default.
-		{"--service-cluster-ip-range=10.43.0.0/16 --service-cluster-ip-range=fd00:43::/112", func(c *Config) {
-			c.Services.ClusterIPRanges = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
-			c.Services.RejectUnassigned = true
-		}},
-		{"--excluded-cidrs=10.9.0.0/16,10.8.0.0/16 --excluded-cidrs= --excluded-cidrs=10.7.0.0/16", func(c *Config) {
-			c.Services.ExcludedCIDRs = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16"), netip.MustParsePrefix("10.8.0.0/16"), netip.MustParsePrefix("10.7.0.0/16")}
-		}},
-		{"--peer-router-ips=192.0.2.1 --peer-router-asns=65100 --peer-router-ports=1790 --peer-router-passwords=aHVudGVyMg== " +
-			"--peer-router-ips=192.0.2.2 --peer-router-asns=65101 --peer-router-ports=179 --peer-router-passwords=bWVzaA==", func(c *Config) {
-			c.BGP.Routers = []peering.Router{router("192.0.2.1", 65100), router("192.0.2.2", 65101)}
-			c.BGP.Routers[0].Port, c.BGP.Routers[1].Port = 1790, 179
-			c.BGP.Routers[0].Password, c.BGP.Routers[1].Password = "hunter2", "mesh"
-		}},
-		// Of one value the last one counts.
-		{"--health-port=1 --health-port=2", func(c *Config) { c.HealthAddress = "127.0.0.1:2" }},
-		{"--service-cluster-ip-range=10.96.0.1/12 --loadbalancer-ip-range=192.0.2.1/32,198.51.100.7/24", func(c *Config) {
-			c.Services.RejectUnassigned = true
-			c.Services.LoadBalancerIPRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("198.51.100.0/24")}
-			c.Warnings = []string{
-				"--service-cluster-ip-range: 10.96.0.1/12 has bits set beyond its prefix length; the network 10.96.0.0/12 is taken",
-				"--loadbalancer-ip-range: 198.51.100.7/24 has bits set beyond its prefix length; the network 198.51.100.0/24 is taken",
-			}
-		}},
 		{"--masquerade-all -v=2", func(c *Config) { c.Services.MasqueradeAll, c.Verbosity = true, 2 }},
 		{"--v 3", func(c *Config) { c.Verbosity = 3 }},
 		{"--cache-sync-timeout=2m", func(c *Config) {
 			c.Warnings = []string{"--cache-sync-timeout has no effect: the agent waits for the API server as long as it takes, and says so"}
 		}},
 	} {
-		t.Run(tc.args, func(t *testing.T) {
-			want := defaults()
-			tc.want(&want)
-			got, err := Parse(strings.Fields(tc.args), onNode1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
+		parses(t, tc.args, tc.want)
 	}
 }
 
@@ -282,7 +281,6 @@ func TestParseRefuses(t *testing.T) {
 		"--health-addr=localhost":                                                        "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
 		"--metrics-path=/a//b":                                                           "--metrics-path=/a//b: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
 		"--metrics-path=/{x}":                                                            "--metrics-path=/{x}: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
-		"--metrics-port=20244":                                                           "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
 		"--router-id=::1":                                                                "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
 		"--bgp-graceful-restart-time=2h":                                                 "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",
 		"--ipvs-sync-period=5":                                                           "--ipvs-sync-period=5: not a duration; allowed is a number with a unit, such as 30s or 5m",
@@ -290,36 +288,20 @@ func TestParseRefuses(t *testing.T) {
 		"--v=high":                                                                       "--v=high: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
 		"--service-proxy-scheduling-algorithm=random":                                    "--service-proxy-scheduling-algorithm=random: not an IPVS scheduler; allowed are rr, wrr, lc, wlc, sh, dh, sed, nq, mh",
 		"--service-node-port-range=32767-30000":                                          "--service-node-port-range=32767-30000: not a range of ports; allowed is first-last within 1 to 65535, such as 30000-32767",
-		"--excluded-cidrs=10.0.0.1/0":                                                    "--excluded-cidrs=10.0.0.1/0: entry 1: 10.0.0.1/0 is every address; that is written 0.0.0.0/0, and the one address 10.0.0.1/32",
-		"--service-cluster-ip-range=":                                                    "--service-cluster-ip-range=: there is no range; leave the flag out, or set it to one such as 10.96.0.0/12",
-		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112 --service-cluster-ip-range=fd01::/112": "--service-cluster-ip-range=fd01::/112: too many; allowed are at most 2",
-		"--peer-router-ips=192.0.2.1 --peer-router-ips=192.0.2.1":                                 "--peer-router-ips: 192.0.2.1 is there twice",
-		"--peer-router-ips=192.0.2.1 --peer-router-passwords= --peer-router-passwords=hunter2":    "--peer-router-passwords: entry 1: the password is not base64; 'printf %s PASSWORD | base64' writes it",
-		"--service-cluster-ip-range=10.96/12":                                                     `--service-cluster-ip-range=10.96/12: entry 1: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
-		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16":                                      "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
-		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":                            "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
-		"--loadbalancer-ip-range=10.0.0.1":                                                        `--loadbalancer-ip-range=10.0.0.1: entry 1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
-		"--ipvs-graceful-period=0s":                                                               "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
-		"--run-loadbalancer":                                                                      "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
-		"--enable-ipv4=false":                                                                     "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
-		"--policy-cut-flows=always":                                                               "--policy-cut-flows=always: allowed are true and false",
-		"--policy-new-pods=shut":                                                                  "--policy-new-pods=shut: not a mode; allowed are selected, closed and open",
-		"--policy-new-pods=open --netpol-default-deny":                                            "--netpol-default-deny=true --policy-new-pods=open: they contradict each other; leave one of them out",
-		"--run-router=false --run-firewall=false --run-service-proxy=false":                       "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
-		"--hostname-override=node_1":                                                              "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
+		"--service-cluster-ip-range=10.96/12":                                            `--service-cluster-ip-range=10.96/12: entry 1: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16":                             "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
+		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":                   "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
+		"--loadbalancer-ip-range=10.0.0.1":                                               `--loadbalancer-ip-range=10.0.0.1: entry 1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--ipvs-graceful-period=0s":                                                      "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
+		"--run-loadbalancer":                                                             "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
+		"--enable-ipv4=false":                                                            "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
+		"--policy-cut-flows=always":                                                      "--policy-cut-flows=always: allowed are true and false",
+		"--policy-new-pods=shut":                                                         "--policy-new-pods=shut: not a mode; allowed are selected, closed and open",
+		"--policy-new-pods=open --netpol-default-deny":                                   "--netpol-default-deny=true --policy-new-pods=open: they contradict each other; leave one of them out",
+		"--run-router=false --run-firewall=false --run-service-proxy=false":              "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
+		"--hostname-override=node_1":                                                     "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
 	} {
-		t.Run(args, func(t *testing.T) {
-			_, err := Parse(strings.Fields(args), onNode1)
-			if err == nil {
-				t.Fatal("accepted")
-			}
-			if err.Error() != want {
-				t.Errorf("got  %s\nwant %s", err, want)
-			}
-			if strings.Contains(err.Error(), "\n") {
-				t.Error("more than one line")
-			}
-		})
+		refuses(t, args, want)
 	}
 }
 
@@ -370,6 +352,17 @@ func TestPasswordsOfFiles(t *testing.T) {
 	c, err = Parse(append(args, "--peer-router-passwords=ZmxhZw=="), onNode1)
 	if err != nil || c.BGP.Routers[0].Password != "flag" || c.BGP.Routers[1].Password != "flag" {
 		t.Errorf("the flag does not win over the file: %v", err)
+	}
+}
+
+// Clean-up needs no Node's name: the host may be no node any more.
+func TestCleanUpWithoutNodeName(t *testing.T) {
+	env := func(name string) string { return map[string]string{"NODE_NAME": "my_host"}[name] }
+	if c, err := Parse([]string{"--cleanup-config"}, env); err != nil || !c.CleanUp {
+		t.Errorf("%t, %v", c.CleanUp, err)
+	}
+	if _, err := Parse(nil, env); err == nil {
+		t.Error("the agent runs with a name that no Node can have")
 	}
 }
 
