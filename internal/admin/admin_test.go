@@ -151,6 +151,8 @@ func TestAnswers(t *testing.T) {
 	}
 	expect("status", "the agent is starting and cannot tell yet; its log says what it waits for")
 	expect("peers", "the agent is starting and cannot tell yet; its log says what it waits for")
+	s.Show(Views{Starting: func() string { return "waiting for iptables" }})
+	expect("peers", "the agent is starting and has no peers yet: waiting for iptables")
 	at := time.Date(2026, 11, 23, 2, 0, 0, 0, time.UTC)
 	s.Show(Views{
 		Status: func(context.Context) Status {

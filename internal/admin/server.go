@@ -38,8 +38,9 @@ const (
 	mostHeaderBytes = 16 << 10
 )
 
-// Views are what the server tells; nil where the controller does not run. They
-// are called by many goroutines, and return nil for an empty list.
+// Views are what the server tells; nil where the controller does not run, or
+// while Starting says what the agent waits for. They are called by many
+// goroutines, and return nil for an empty list.
 type Views struct {
 	Status   func(context.Context) Status
 	Peers    func() []Peer
@@ -47,6 +48,7 @@ type Views struct {
 	Services func() []Service
 	Policies func() []Policy
 	Sets     func() []Set
+	Starting func() string
 }
 
 // Server answers on the socket.
@@ -180,6 +182,8 @@ func list[T any](mux *http.ServeMux, s *Server, what, controller string, view fu
 		switch {
 		case v == nil:
 			refuse(w, http.StatusServiceUnavailable, "the agent is starting and cannot tell yet; its log says what it waits for")
+		case view(v) == nil && v.Starting != nil:
+			refuse(w, http.StatusServiceUnavailable, "the agent is starting and has no "+what+" yet: "+v.Starting())
 		case view(v) == nil:
 			refuse(w, http.StatusNotFound, fmt.Sprintf("no %s here: the %s controller is off", what, controller))
 		default:

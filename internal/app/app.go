@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kube-router/kube-router/internal/admin"
@@ -37,6 +38,9 @@ const (
 	loadBalancerName = "loadbalancer"
 )
 
+// controllerNames are all, in the order in which the status has them.
+var controllerNames = [...]string{routesName, servicesName, policyName, loadBalancerName}
+
 // stopTime bounds the end of the agent after SIGTERM. What is programmed
 // stays, so there is little to do.
 const stopTime = 4 * time.Second
@@ -55,6 +59,8 @@ type agent struct {
 	before  *record.File // what was on the node
 	local   *admin.Server
 	started time.Time
+	lacks   atomic.Pointer[string] // what retry waits for
+	built   chan struct{}          // closed when there are parts
 	parts   []part
 	advisor *advice.Advisor // nil where there is nothing to advise on
 
@@ -69,7 +75,7 @@ func newAgent(cfg config.Config, log *slog.Logger, version string) *agent {
 	return &agent{
 		cfg: cfg, log: log, version: version, started: time.Now(),
 		feeds: cluster.NewFeeds(), metrics: health.NewMetrics(version, log), local: admin.NewServer(cfg.Socket, log),
-		before: record.Open(cfg.RecordFile, log),
+		before: record.Open(cfg.RecordFile, log), built: make(chan struct{}),
 	}
 }
 
@@ -98,23 +104,28 @@ func (a *agent) run(ctx context.Context) error {
 	defer local.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// What asks after the agent is answered while it waits, too: the kubelet
+	// would end it for silence, and nobody would learn what it waits for.
+	a.local.Show(admin.Views{Status: a.starting, Starting: a.notBuilt})
 	local.Go(func() { _ = a.local.Run(ctx) })
-	client, err := retry(ctx, a.log, "a way to the API server", a.openClient)
+	local.Go(func() { _ = a.server().Run(ctx) })
+	client, err := retry(ctx, a, "a way to the API server", a.openClient)
 	if err != nil {
 		return err
 	}
-	kernel, err := retry(ctx, a.log, "the kernel's drivers", func() (drivers, error) {
+	kernel, err := retry(ctx, a, "the kernel's drivers", func() (drivers, error) {
 		return openDrivers(a.cfg.Families(), a.before, a.log)
 	})
 	if err != nil {
 		return err
 	}
 	a.build(kernel, client)
+	close(a.built)
 	a.show(client)
 	return a.runAll(ctx, client, kernel)
 }
 
-// runAll watches, serves and runs the controllers until ctx ends. One that
+// runAll watches and runs the controllers until ctx ends. One that
 // returns an error ends the agent: the DaemonSet starts it anew.
 func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -128,7 +139,6 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 		})
 	}
 	start("watch", func(ctx context.Context) error { return client.Run(ctx, a.feeds) })
-	start("health", a.server().Run)
 	if a.prepare(ctx, kernel) == nil {
 		for _, p := range a.parts {
 			start(p.name, p.Run)
@@ -146,7 +156,7 @@ func (a *agent) runAll(ctx context.Context, client *watch.Client, kernel drivers
 
 // prepare waits for the lists and opens iptables meanwhile.
 func (a *agent) prepare(ctx context.Context, kernel drivers) error {
-	variant, err := retry(ctx, a.log, "iptables", func() (iptables.Variant, error) { return kernel.openRules(ctx) })
+	variant, err := retry(ctx, a, "iptables", func() (iptables.Variant, error) { return kernel.openRules(ctx) })
 	if err != nil {
 		return err
 	}

@@ -66,23 +66,34 @@ func TestWatchesFollowTheControllers(t *testing.T) {
 func TestRetryWaitsUntilItIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said strings.Builder
-		log := slog.New(slog.NewTextHandler(&said, nil))
-		tries := 0
-		got, err := retry(t.Context(), log, "the kernel", func() (string, error) {
+		a := testAgent(t)
+		a.log = slog.New(slog.NewTextHandler(&said, nil))
+		a.feeds.Nodes.Subscribe(func(cluster.Change[cluster.Node]) {})
+		p := part{"policy", &stub{}}
+		tries, words := 0, []string(nil)
+		got, err := retry(t.Context(), a, "the kernel", func() (string, error) {
+			words = append(words, a.waiting(p))
 			if tries++; tries < 4 {
-				return "", errors.New("no iptables")
+				return "", errors.New("no iptables\nnor nft")
 			}
 			return "open", nil
 		})
 		if got != "open" || err != nil || tries != 4 {
 			t.Errorf("%q, %v after %d tries", got, err, tries)
 		}
+		// The lists that are missing as well are not the reason.
+		if words[0] != "waiting for the kernel" || words[1] != "waiting for the kernel: no iptables; nor nft" {
+			t.Errorf("meanwhile it says that it is %q", words)
+		}
+		if got := a.waiting(p); got != "waiting for the API server's list of nodes" {
+			t.Errorf("then it says that it is %q", got)
+		}
 		if n := strings.Count(said.String(), "waiting for the kernel"); n != 1 {
 			t.Errorf("said %d times what it waits for:\n%s", n, said.String())
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := retry(ctx, log, "", func() (string, error) { return "", errors.New("never") }); !errors.Is(err, context.Canceled) {
+		if _, err := retry(ctx, a, "", func() (string, error) { return "", errors.New("never") }); !errors.Is(err, context.Canceled) {
 			t.Errorf("the wait ended with %v", err)
 		}
 	})

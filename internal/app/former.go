@@ -8,6 +8,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kubeproxy"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
@@ -41,6 +42,9 @@ func (a *agent) sweepFormer(ctx context.Context, kernel drivers) {
 			defer servers.Close()
 			left.Servers = servers
 		}
+	}
+	if tables, err := nft.Open(); err == nil { // the image has the program
+		left.Tables = tables
 	}
 	complaints := reconcile.Complaints{}
 	for {

@@ -2,7 +2,6 @@ package app
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/kube-router/kube-router/internal/health"
@@ -15,11 +14,7 @@ const hangs = 3 * time.Minute
 // server is what answers for the agent. Its checks say in words what each
 // controller does, and what it still waits for.
 func (a *agent) server() *health.Server {
-	alive, ready := map[string]health.Check{}, map[string]health.Check{}
-	for _, p := range a.parts {
-		alive[p.name] = func() (bool, string) { return a.alive(p) }
-		ready[p.name] = func() (bool, string) { return a.ready(p) }
-	}
+	alive, ready := a.checks()
 	return health.NewServer(health.Options{
 		HealthAddress: a.cfg.HealthAddress, Alive: alive, Ready: ready,
 		MetricsAddress: a.cfg.MetricsAddress, MetricsPath: a.cfg.MetricsPath, Metrics: a.metrics.Handler(),
@@ -65,18 +60,13 @@ func (a *agent) ready(p part) (bool, string) {
 
 // waiting says why a controller is not ready.
 func (a *agent) waiting(p part) string {
-	if lists := a.feeds.Waiting(); len(lists) > 0 {
-		return waitingForLists(lists)
+	if lacking := a.lacking(); lacking != "" {
+		return lacking
 	}
 	for _, work := range p.Work() {
 		return work.String()
 	}
 	return "programming the kernel"
-}
-
-// waitingForLists says that no controller has begun.
-func waitingForLists(lists []string) string {
-	return "waiting for the API server's list of " + strings.Join(lists, ", ")
 }
 
 // ready says whether a part has programmed everything once.

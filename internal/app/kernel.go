@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
@@ -28,31 +27,6 @@ type drivers struct {
 	flows  conntrack.Interface
 	// foreign is where other owners' routes are seen.
 	foreign *route.Kernel
-}
-
-// retryEvery is how often something that the agent needs and that is not there
-// is looked for again.
-const retryEvery = 5 * time.Second
-
-// retry calls open until it succeeds or ctx ends. It says what it waits for
-// when that changes.
-func retry[T any](ctx context.Context, log *slog.Logger, what string, open func() (T, error)) (T, error) {
-	said := ""
-	for {
-		got, err := open()
-		if err == nil {
-			return got, nil
-		}
-		if err.Error() != said {
-			said = err.Error()
-			log.Error("waiting for "+what, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return got, context.Cause(ctx)
-		case <-time.After(retryEvery):
-		}
-	}
 }
 
 // openDrivers opens what is there on every kernel that can run Kubernetes, but
@@ -88,12 +62,12 @@ func openDrivers(families []inet.Family, before *record.File, log *slog.Logger) 
 func (d drivers) openRules(ctx context.Context) (iptables.Variant, error) {
 	variant, err := iptables.Detect(ctx)
 	if err != nil {
-		return "", fmt.Errorf("iptables: %w", err)
+		return "", err
 	}
 	for family, deferred := range d.tables {
 		tables, err := iptables.Open(ctx, family, variant)
 		if err != nil {
-			return "", fmt.Errorf("iptables for %s: %w", family, err)
+			return "", fmt.Errorf("for %s: %w", family, err)
 		}
 		deferred.Open(tables)
 	}

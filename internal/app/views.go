@@ -49,24 +49,38 @@ func convert[T, U any](list []T, one func(T) U) []U {
 	return all
 }
 
+// nothingYet begins what is wrong while no controller can begin.
+const nothingYet = "this run of the agent has programmed nothing yet: "
+
+func (a *agent) blankStatus() admin.Status {
+	return admin.Status{Version: a.version, Node: a.cfg.NodeName, Started: a.started, Wrong: []string{}, Peers: []admin.Peer{}}
+}
+
+// blankController is one that does not run.
+func blankController(name string) admin.Controller {
+	return admin.Controller{
+		Name: name, State: admin.Off, Reason: "turned off by its flag", Objects: []admin.Objects{}, Pending: []admin.Pending{},
+	}
+}
+
 // status is the agent on one screen. A controller that hangs is not asked for
 // more than what it tells without help.
 func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
-	s := admin.Status{Version: a.version, Node: a.cfg.NodeName, Started: a.started, Wrong: []string{}, Peers: []admin.Peer{}}
+	s := a.blankStatus()
 	s.APIServer.URL = client.Server()
 	s.APIServer.Lost, s.APIServer.Reason = client.Outage()
 	if lost := s.APIServer.Lost; !lost.IsZero() {
 		s.Wrong = append(s.Wrong, fmt.Sprintf("the API server %s has not answered for %s: %s; what is programmed stays in force",
 			s.APIServer.URL, time.Since(lost).Round(time.Second), s.APIServer.Reason))
 	}
-	lists := a.feeds.Waiting()
-	if len(lists) > 0 {
-		s.Wrong = append(s.Wrong, "this run of the agent has programmed nothing yet: "+waitingForLists(lists))
+	lacking := a.lacking()
+	if lacking != "" {
+		s.Wrong = append(s.Wrong, nothingYet+lacking)
 	}
-	for _, name := range [...]string{routesName, servicesName, policyName, loadBalancerName} {
+	for _, name := range controllerNames {
 		c, wrong := a.controller(name)
 		s.Controllers = append(s.Controllers, c)
-		if len(lists) == 0 || c.State == admin.Stuck {
+		if lacking == "" || c.State == admin.Stuck {
 			s.Wrong = append(s.Wrong, wrong...)
 		}
 		if name == routesName && a.router != nil && c.State != admin.Stuck {
@@ -86,13 +100,13 @@ func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
 
 // controller is the state of one, and what is wrong with it.
 func (a *agent) controller(name string) (c admin.Controller, wrong []string) {
-	c = admin.Controller{Name: name, State: admin.Off, Objects: []admin.Objects{}, Pending: []admin.Pending{}}
+	c = blankController(name)
 	i := slices.IndexFunc(a.parts, func(p part) bool { return p.name == name })
 	if i < 0 {
-		c.Reason = "turned off by its flag"
 		return c, nil
 	}
 	p := a.parts[i]
+	c.Reason = ""
 	c.LastSync = p.Progress().Last
 	work := p.Work()
 	c.PendingCount = len(work)

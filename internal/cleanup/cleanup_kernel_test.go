@@ -185,3 +185,63 @@ func TestFormerRelease(t *testing.T) {
 		})
 	}
 }
+
+// formerTables are those of an earlier release with --use-nftables-for-netpol:
+// they drop what the new one lets through.
+const formerTables = `nft -f - <<'END'
+table ip kube-router-filter-ipv4 {
+	set KUBE-SRC-NPX46M4PTMTKRN6Y {
+		type ipv4_addr
+		elements = { 10.244.2.2 }
+	}
+	chain KUBE-POD-FW-NPX46M4PTMTKRN6Y {
+		ip saddr @KUBE-SRC-NPX46M4PTMTKRN6Y accept
+		drop
+	}
+	chain kube-router-output {
+		type filter hook output priority filter; policy accept;
+		ip daddr 127.66.0.1 jump KUBE-POD-FW-NPX46M4PTMTKRN6Y
+	}
+}
+table ip6 kube-router-filter-ipv6 {
+	chain kube-router-output {
+		type filter hook output priority filter; policy accept;
+	}
+}
+table inet mine {
+	chain c {
+	}
+}
+END
+`
+
+// Tables of nftables that an earlier release left drop packets until they go:
+// by the new agent, or by a clean-up.
+func TestFormerTables(t *testing.T) {
+	const reaches = "ping -c 1 -W 1 127.66.0.1 >/dev/null 2>&1 && echo yes || echo no"
+	for name, remove := range map[string]func(m *migrating){
+		"new agent": func(m *migrating) { m.sweep(features{policy: true}) },
+		"clean-up": func(m *migrating) {
+			var out strings.Builder
+			err := Run(t.Context(), m.options(), &out)
+			if err != nil || !strings.Contains(out.String(), "removed nftables table ip kube-router-filter-ipv4\nremoved nftables table ip6 kube-router-filter-ipv6\n") {
+				t.Errorf("%v\n%s", err, out.String())
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMigrating(t, thisKernel, iptables.NFT)
+			m.sh(formerTables)
+			if got := m.sh(reaches); got != "no\n" {
+				t.Fatalf("before, the packet passes: %q", got)
+			}
+			remove(m)
+			if tables := m.sh("nft list tables"); strings.Contains(tables, "kube-router-filter") || !strings.Contains(tables, "table inet mine") {
+				t.Errorf("tables:\n%s", tables)
+			}
+			if got := m.sh(reaches); got != "yes\n" {
+				t.Errorf("the packet still does not pass: %q", got)
+			}
+		})
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
 )
 
@@ -178,6 +179,9 @@ func (m *migrating) sweep(f features) string {
 	n := former.Node{
 		Routes: f.routes, Services: f.services, Policy: f.policy, Links: a.links, Sets: a.sets, Policies: a.routes,
 		Rules: map[inet.Family]iptables.Interface{},
+	}
+	if tables, err := nft.Open(); err == nil {
+		n.Tables = tables
 	}
 	for _, family := range families {
 		tables, err := iptables.Open(m.t.Context(), family, m.variant)

@@ -30,7 +30,7 @@ func (n *Node) openSets(r *report) {
 func (n *Node) openTables(r *report) {
 	tables, err := nft.Open()
 	if errors.Is(err, nft.ErrNoProgram) {
-		r.note("not looked for: tables of nftables, in which kube-proxy may have left its rules: " + err.Error())
+		r.note("not looked for: tables of nftables, in which kube-proxy or an earlier release may have left rules: " + err.Error())
 		return
 	}
 	if err != nil {

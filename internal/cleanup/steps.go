@@ -121,6 +121,11 @@ func (n *Node) removeRules(ctx context.Context, r *report) {
 
 // removeFormer removes what earlier releases made and this one does not.
 func (n *Node) removeFormer(ctx context.Context, r *report) {
+	if n.Tables != nil {
+		removed, err := former.SweepTables(ctx, n.Tables)
+		r.removed("nftables table", removed...)
+		r.failed("tables of nftables", err)
+	}
 	for _, rules := range n.Rules {
 		sweep := former.Node{
 			Routes: true, Services: true, Sets: n.Sets, Servers: n.Servers, Now: true,

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,8 +139,10 @@ func TestScreenIsOneScreen(t *testing.T) {
 	for range 60 {
 		s.Peers = append(s.Peers, s.Peers[1])
 		s.Wrong = append(s.Wrong, s.Wrong[0])
+		s.Advice = append(s.Advice, admin.Advice{Reason: "GracefulRestartOff", Severity: "note", Since: now, Message: strings.Repeat("it is better on ", 12)})
 		s.Controllers[1].Pending = append(s.Controllers[1].Pending, s.Controllers[1].Pending[0])
 	}
+	slices.Reverse(s.Advice) // the warning is last
 	s.Peers[2].Node = strings.Repeat("long-", 40)
 	s.Wrong[0] = strings.Repeat("very wrong ", 100)
 	s.Controllers[1].Pending[0].Reason = strings.Repeat("long story ", 100)
@@ -150,10 +153,26 @@ func TestScreenIsOneScreen(t *testing.T) {
 		t.Errorf("%d lines:\n%s", len(lines), got)
 	}
 	expectNarrow(t, got)
-	for _, want := range []string{"and 56 more: kube-router show peers", "and 4996 more: kube-router status -o json"} {
+	for _, want := range []string{"and 56 more: kube-router show peers", "and 4996 more: kube-router status -o json", "\nADVICE\nKubeProxyRunning (warning", "and 60 more: kube-router status -o json"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("there is no %q in\n%s", want, got)
 		}
+	}
+}
+
+// Advice fills what is left of the screen.
+func TestAdviceFillsTheScreen(t *testing.T) {
+	s := well()
+	for range 60 {
+		s.Advice = append(s.Advice, admin.Advice{Reason: "GracefulRestartOff", Severity: "note", Since: now, Message: "set it"})
+	}
+	got := (&command{now: now}).screen(s)
+	if n := strings.Count(got, "\n"); n != mostLines && n != mostLines-1 || !strings.HasSuffix(got, "\nand 44 more: kube-router status -o json\n") {
+		t.Errorf("%d lines:\n%s", n, got)
+	}
+	s.Advice = s.Advice[:5]
+	if got := (&command{now: now}).screen(s); strings.Count(got, "set it") != 5 || strings.Contains(got, "more") {
+		t.Errorf("five pieces of advice:\n%s", got)
 	}
 }
 
@@ -389,3 +408,18 @@ func TestAge(t *testing.T) {
 }
 
 func TestHelpIsNarrow(t *testing.T) { expectNarrow(t, Usage()) }
+
+// A Service without virtual servers is listed with the reason.
+func TestServiceWithoutServers(t *testing.T) {
+	run := agent(t, admin.Views{Services: func() []admin.Service {
+		return []admin.Service{{Namespace: "default", Name: "web", State: admin.Failed, Reason: "the kernel has no IPVS"}}
+	}})
+	for args, want := range map[string]string{
+		"show services":         "default/web  -        -      0          failed  the kernel has no IPVS",
+		"show services -o wide": "default/web  -               -          -          failed  the kernel has no IPVS",
+	} {
+		if got, _, _ := run(strings.Fields(args)...); !strings.Contains(got, want) {
+			t.Errorf("%s: no line %q in\n%s", args, want, got)
+		}
+	}
+}

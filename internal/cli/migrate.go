@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -104,9 +105,11 @@ func (m *migration) complete() error {
 
 // parsePorts reads "30000-32767"; a colon does as well.
 func parsePorts(text string) (r cleanup.PortRange, err error) {
-	_, err = fmt.Sscanf(strings.Replace(text, ":", "-", 1), "%d-%d", &r.First, &r.Last)
-	if err != nil || r.First == 0 || r.First > r.Last {
+	from, to, ok := strings.Cut(strings.Replace(text, ":", "-", 1), "-")
+	first, err1 := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	if !ok || err1 != nil || err2 != nil || first == 0 || first > last {
 		return r, errors.New("allowed is a range of ports, as 30000-32767")
 	}
-	return r, nil
+	return cleanup.PortRange{First: uint16(first), Last: uint16(last)}, nil
 }

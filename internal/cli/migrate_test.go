@@ -19,8 +19,10 @@ func TestMigrateUsage(t *testing.T) {
 		"--from=kube-proxy now":               "now: nothing may follow but flags",
 		"--from=kube-proxy --aply":            "unknown flag: --aply",
 		"--from=kube-proxy --apply --dry-run": "exclude each other",
-		"--from=kube-proxy --excluded-cidrs=10.1.0.0":             "10.1.0.0 is no network",
-		"--from=kube-proxy --service-node-port-range=32767-30000": "allowed is a range of ports",
+		"--from=kube-proxy --excluded-cidrs=10.1.0.0":              "10.1.0.0 is no network",
+		"--from=kube-proxy --service-node-port-range=32767-30000":  "allowed is a range of ports",
+		"--from=kube-proxy --service-node-port-range=30000-32767x": "allowed is a range of ports",
+		"--from=kube-proxy --service-node-port-range=30000":        "allowed is a range of ports",
 	} {
 		var stdout, stderr bytes.Buffer
 		status := Run(t.Context(), append([]string{"migrate"}, strings.Fields(args)...), &stdout, &stderr)

@@ -114,10 +114,18 @@ func outline(s admin.Service) (address, ports, endpoints string) {
 	return address, strings.Join(numbers, ","), fmt.Sprint(len(different))
 }
 
-// wideServices has a line for each virtual server.
+// wideServices has a line for each virtual server, and for a Service without.
 func wideServices(services []admin.Service) table {
 	t := table{row("SERVICE", "VIRTUAL SERVER", "SCHEDULER", "ENDPOINTS", "STATE", "REASON")}
+	add := func(s admin.Service, server, scheduler, endpoints string) {
+		line := row(s.Namespace+"/"+s.Name, server, scheduler, endpoints, s.State, why(s.Reason, s.Refused))
+		line[4].colour = kernelColours[s.State]
+		t = append(t, line)
+	}
 	for _, s := range services {
+		if len(s.Servers) == 0 { // it may say why
+			add(s, "-", "-", "-")
+		}
 		for _, v := range s.Servers {
 			var endpoints []string
 			for _, e := range v.Endpoints {
@@ -127,10 +135,7 @@ func wideServices(services []admin.Service) table {
 				}
 				endpoints = append(endpoints, text)
 			}
-			line := row(s.Namespace+"/"+s.Name, v.Protocol+" "+hostPort(v.Address.String(), v.Port), cmp.Or(v.Scheduler, "-"),
-				cmp.Or(strings.Join(endpoints, ", "), "none"), s.State, why(s.Reason, s.Refused))
-			line[4].colour = kernelColours[s.State]
-			t = append(t, line)
+			add(s, v.Protocol+" "+hostPort(v.Address.String(), v.Port), cmp.Or(v.Scheduler, "-"), cmp.Or(strings.Join(endpoints, ", "), "none"))
 		}
 	}
 	return t

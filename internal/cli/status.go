@@ -11,11 +11,13 @@ import (
 	"github.com/kube-router/kube-router/internal/admin"
 )
 
-// The most lines of each part, so that all of it is one screen.
+// The most entries of each part, so that all of it is one screen; advice, which
+// is the last, gets the lines that are left.
 const (
 	mostPeers   = 6
 	mostPending = 4
 	mostWrong   = 4
+	mostLines   = 49
 )
 
 // status prints the Status. The exit status is 1 where something is wrong.
@@ -169,12 +171,21 @@ func (c *command) advice(b *strings.Builder, s admin.Status) {
 		return
 	}
 	c.title(b, "ADVICE")
-	for _, a := range s.Advice {
+	list := slices.Clone(s.Advice)
+	slices.SortStableFunc(list, func(a, b admin.Advice) int {
+		return cmp.Compare(btoi(b.Severity == "warning"), btoi(a.Severity == "warning"))
+	})
+	for i, a := range list {
 		paint := yellow
 		if a.Severity == "warning" {
 			paint = red
 		}
 		head := fmt.Sprintf("%s (%s, for %s)", a.Reason, a.Severity, age(a.Since, c.now))
-		b.WriteString(c.paint.paint(fit(printable(head), columns), paint) + "\n" + wrap(a.Message, 4))
+		text := c.paint.paint(fit(printable(head), columns), paint) + "\n" + wrap(a.Message, 4)
+		if i > 0 && strings.Count(b.String()+text, "\n") >= mostLines {
+			fmt.Fprintf(b, "and %d more: kube-router status -o json\n", len(list)-i)
+			return
+		}
+		b.WriteString(text)
 	}
 }

@@ -67,7 +67,7 @@ type bgpFlags struct {
 	ips                                  []netip.Addr
 	asns                                 []uint32
 	ports                                []uint16
-	passwords                            string
+	passwords                            []string
 	passwordsFile, nodePasswordFile      string
 	bfd                                  bool
 	bfdPort, bfdMultiplier, bfdTx, bfdRx uint32
@@ -104,13 +104,13 @@ func (f *flags) defineRouting(c *Config) {
 
 func (f *flags) defineRouters(c *Config) {
 	f.section("BGP peers of all nodes")
-	add(f, &f.bgp.ips, "peer-router-ips", nil, orNone(listOf("address", parsePeerAddr)),
+	addList(f, &f.bgp.ips, "peer-router-ips", nil, listOf("address", parsePeerAddr),
 		"Routers that every node peers with, or nodes that are route reflectors. The annotation kube-router.io/peers is for peers of one node.")
-	add(f, &f.bgp.asns, "peer-router-asns", nil, orNone(listOf("asn", peering.ParseASN)),
+	addList(f, &f.bgp.asns, "peer-router-asns", nil, listOf("asn", peering.ParseASN),
 		"Their AS numbers: one for all, or one for each. Nodes need none.")
-	add(f, &f.bgp.ports, "peer-router-ports", nil, orNone(listOf("port", func(s string) (uint16, error) { return parsePort(s, 1) })),
+	addList(f, &f.bgp.ports, "peer-router-ports", nil, listOf("port", func(s string) (uint16, error) { return parsePort(s, 1) }),
 		"Their ports: one for all, or one for each. Without it 179; that of nodes is always --bgp-port.")
-	add(f, &f.bgp.passwords, "peer-router-passwords", "", text("base64[,base64]"),
+	addList(f, &f.bgp.passwords, "peer-router-passwords", nil, listOf("base64", func(s string) (string, error) { return s, nil }),
 		"Their passwords (TCP MD5, RFC 2385) in base64: one for all, or one for each; an empty one is none. They can be seen in the list of processes: --peer-router-passwords-file is better.")
 	add(f, &f.bgp.passwordsFile, "peer-router-passwords-file", "", text("file"),
 		"File with the same list, on one line.")
@@ -236,19 +236,18 @@ func entry[T any](list []T, i int) (one T) {
 // routerPasswords are those of the flag, else those of the file, and the flag
 // that they come from. No error of it repeats one.
 func (f *flags) routerPasswords() (list []bgp.Secret, source string, err error) {
-	source, text := "peer-router-passwords", f.bgp.passwords
-	if text == "" && f.bgp.passwordsFile != "" {
+	source, words := "peer-router-passwords", f.bgp.passwords
+	if len(words) == 0 && f.bgp.passwordsFile != "" {
 		source = "peer-router-passwords-file"
 		content, err := os.ReadFile(f.bgp.passwordsFile)
 		if err != nil {
 			return nil, source, fmt.Errorf("--%s=%s: %w", source, printable(f.bgp.passwordsFile), withoutPath(err))
 		}
-		text = strings.TrimSpace(string(content))
+		if text := strings.TrimSpace(string(content)); text != "" {
+			words = strings.Split(text, ",")
+		}
 	}
-	if text == "" {
-		return nil, source, nil
-	}
-	for i, word := range strings.Split(text, ",") {
+	for i, word := range words {
 		password, err := peering.ParsePassword(strings.TrimSpace(word))
 		if err != nil {
 			return nil, source, fmt.Errorf("--%s: entry %d: %w", source, i+1, err)
@@ -273,27 +272,6 @@ func parsePeerAddr(s string) (netip.Addr, error) {
 		return netip.Addr{}, errors.New("not the IP address of a router; allowed is one such as 192.0.2.1")
 	}
 	return addr.Unmap(), nil
-}
-
-// listOf reads values with commas between.
-func listOf[T any](name string, parse func(string) (T, error)) kind[[]T] {
-	return kind[[]T]{name + "[," + name + "]", func(s string) ([]T, error) {
-		var list []T
-		for i, field := range strings.Split(s, ",") {
-			one, err := parse(strings.TrimSpace(field))
-			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", i+1, err)
-			}
-			list = append(list, one)
-		}
-		return list, nil
-	}, func(list []T) string {
-		words := make([]string, len(list))
-		for i, one := range list {
-			words[i] = fmt.Sprint(one)
-		}
-		return strings.Join(words, ",")
-	}}
 }
 
 // number reads a number within bounds.

@@ -233,6 +233,7 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 			c.Warnings = append(c.Warnings, "--"+flag.Name+" has no effect: "+warning)
 		}
 	})
+	c.Warnings = append(c.Warnings, f.masked...)
 	f.setOverlay(c)
 	c.Services.RejectUnassigned = f.set.Changed("service-cluster-ip-range")
 	c.Services.AnyIP = !f.strictIPs
@@ -256,7 +257,8 @@ func (f *flags) finish(c *Config, env func(string) string) error {
 	if err := setCNIFile(c, env(envCNIFile)); err != nil {
 		return err
 	}
-	if err := f.setNodeName(c, env(envNodeName)); err != nil {
+	// Clean-up asks no API server, and is for hosts that are no nodes any more.
+	if err := f.setNodeName(c, env(envNodeName)); err != nil && !c.CleanUp {
 		return err
 	}
 	c.LoadBalancer.Identity = cmp.Or(env(envPodName), c.NodeName)
@@ -298,6 +300,9 @@ func checkFamilies(c *Config) error {
 
 func checkRanges(c *Config) error {
 	ranges := c.Services.ClusterIPRanges
+	if len(ranges) == 0 {
+		return errors.New("--service-cluster-ip-range=: there is no range; leave the flag out, or set it to one such as 10.96.0.0/12")
+	}
 	if len(ranges) == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4() {
 		return fmt.Errorf("--service-cluster-ip-range=%s,%s: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each", ranges[0], ranges[1])
 	}
@@ -309,20 +314,6 @@ func checkLoadBalancer(c *Config) error {
 		return errors.New("--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24")
 	}
 	return nil
-}
-
-func (f *flags) checkPorts(*Config) error {
-	if f.healthPort != 0 && f.healthPort == f.metricsPort && overlap(f.healthAddr, f.metricsAddr) {
-		return fmt.Errorf("--health-port=%d --metrics-port=%d: two servers cannot share a port; set another for one of them, or 0 to turn it off", f.healthPort, f.metricsPort)
-	}
-	return nil
-}
-
-// overlap says whether listening on a and b needs one socket address. The
-// wildcard addresses, and none at all, take every other address.
-func overlap(a, b string) bool {
-	wildcard := func(s string) bool { return s == "" || netip.MustParseAddr(s).IsUnspecified() }
-	return a == b || wildcard(a) || wildcard(b)
 }
 
 func setCNIFile(c *Config, file string) error {

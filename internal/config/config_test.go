@@ -61,6 +61,39 @@ func router(ip string, asn uint32) peering.Router {
 	return peering.Router{Addr: netip.MustParseAddr(ip), ASN: asn}
 }
 
+// parses checks what a command line makes of the defaults.
+func parses(t *testing.T, args string, change func(*Config)) {
+	t.Helper()
+	t.Run(args, func(t *testing.T) {
+		want := defaults()
+		change(&want)
+		got, err := Parse(strings.Fields(args), onNode1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// refuses checks that a command line is refused in these words.
+func refuses(t *testing.T, args, want string) {
+	t.Helper()
+	t.Run(args, func(t *testing.T) {
+		_, err := Parse(strings.Fields(args), onNode1)
+		if err == nil {
+			t.Fatal("accepted")
+		}
+		if err.Error() != want {
+			t.Errorf("got  %s\nwant %s", err, want)
+		}
+		if strings.Contains(err.Error(), "\n") {
+			t.Error("more than one line")
+		}
+	})
+}
+
 func TestParse(t *testing.T) {
 	for _, tc := range []struct {
 		args string
@@ -202,17 +235,7 @@ func TestParse(t *testing.T) {
 			c.Warnings = []string{"--cache-sync-timeout has no effect: the agent waits for the API server as long as it takes, and says so"}
 		}},
 	} {
-		t.Run(tc.args, func(t *testing.T) {
-			want := defaults()
-			tc.want(&want)
-			got, err := Parse(strings.Fields(tc.args), onNode1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
+		parses(t, tc.args, tc.want)
 	}
 }
 
@@ -226,7 +249,7 @@ func TestParseRefuses(t *testing.T) {
 		"--overlay-type=vxlan":                  "--overlay-type=vxlan: not a type of overlay; allowed are subnet (tunnels to other subnets) and full (tunnels to all nodes); the kind of tunnel is --overlay-encap",
 		"--overlay-encap=gre":                   "--overlay-encap=gre: not an encapsulation; allowed are ipip, fou and vxlan",
 		"--overlay-encap-port=179":              "--overlay-encap-port=179: not a port; allowed are 1024 to 65535, where no service of the host is",
-		"--pod-egress-exclude-cidrs=10.0.0.0":   `--pod-egress-exclude-cidrs=10.0.0.0: "10.0.0.0" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--pod-egress-exclude-cidrs=10.0.0.0":   `--pod-egress-exclude-cidrs=10.0.0.0: entry 1: "10.0.0.0" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--run-router false":                    `unexpected argument "false": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
 		"status":                                `unexpected argument "status": everything is a flag; the value of an on/off flag follows an equals sign (--run-router=false)`,
 		"--run-router=maybe":                    "--run-router=maybe: allowed are true and false",
@@ -258,7 +281,6 @@ func TestParseRefuses(t *testing.T) {
 		"--health-addr=localhost":                                                        "--health-addr=localhost: not an IP address; allowed are one such as 127.0.0.1 or ::1, and none at all for all addresses",
 		"--metrics-path=/a//b":                                                           "--metrics-path=/a//b: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
 		"--metrics-path=/{x}":                                                            "--metrics-path=/{x}: not a path; allowed is one such as /metrics, of letters, digits, '-', '_', '.' and '/'",
-		"--metrics-port=20244":                                                           "--health-port=20244 --metrics-port=20244: two servers cannot share a port; set another for one of them, or 0 to turn it off",
 		"--router-id=::1":                                                                "--router-id=::1: not a router ID; allowed are an IPv4 address other than 0.0.0.0, and 'generate'",
 		"--bgp-graceful-restart-time=2h":                                                 "--bgp-graceful-restart-time=2h: not a restart time; allowed are whole seconds, 1s to 4095s (RFC 4724)",
 		"--ipvs-sync-period=5":                                                           "--ipvs-sync-period=5: not a duration; allowed is a number with a unit, such as 30s or 5m",
@@ -266,11 +288,10 @@ func TestParseRefuses(t *testing.T) {
 		"--v=high":                                                                       "--v=high: not a verbosity; allowed are 0 to 255 (and a long name takes two dashes)",
 		"--service-proxy-scheduling-algorithm=random":                                    "--service-proxy-scheduling-algorithm=random: not an IPVS scheduler; allowed are rr, wrr, lc, wlc, sh, dh, sed, nq, mh",
 		"--service-node-port-range=32767-30000":                                          "--service-node-port-range=32767-30000: not a range of ports; allowed is first-last within 1 to 65535, such as 30000-32767",
-		"--service-cluster-ip-range=10.96.0.1/12":                                        "--service-cluster-ip-range=10.96.0.1/12: 10.96.0.1/12 has bits set beyond its prefix length; the network is 10.96.0.0/12",
-		"--service-cluster-ip-range=10.96/12":                                            `--service-cluster-ip-range=10.96/12: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--service-cluster-ip-range=10.96/12":                                            `--service-cluster-ip-range=10.96/12: entry 1: "10.96/12" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16":                             "--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16: both are of one address family; allowed is one range of IPv4, one of IPv6, or one of each",
 		"--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112":                   "--service-cluster-ip-range=10.0.0.0/16,fd00::/112,fd01::/112: too many; allowed are at most 2",
-		"--loadbalancer-ip-range=10.0.0.1":                                               `--loadbalancer-ip-range=10.0.0.1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
+		"--loadbalancer-ip-range=10.0.0.1":                                               `--loadbalancer-ip-range=10.0.0.1: entry 1: "10.0.0.1" is not a CIDR; allowed is one such as 10.96.0.0/12`,
 		"--ipvs-graceful-period=0s":                                                      "--ipvs-graceful-period=0s: too short; allowed is 1s or more",
 		"--run-loadbalancer":                                                             "--run-loadbalancer=true: there are no addresses to give out; set --loadbalancer-ip-range to one or more CIDRs, such as 192.0.2.0/24",
 		"--enable-ipv4=false":                                                            "--enable-ipv4=false --enable-ipv6=false: no address family is left; at least one must be true",
@@ -280,18 +301,7 @@ func TestParseRefuses(t *testing.T) {
 		"--run-router=false --run-firewall=false --run-service-proxy=false":              "--run-router=false --run-service-proxy=false --run-firewall=false: nothing is left to run; allowed is any combination with at least one of them true",
 		"--hostname-override=node_1":                                                     "--hostname-override=node_1: not the name of a Node; allowed are at most 253 letters, digits, '-' and '.'; set --hostname-override to the node's name in the cluster",
 	} {
-		t.Run(args, func(t *testing.T) {
-			_, err := Parse(strings.Fields(args), onNode1)
-			if err == nil {
-				t.Fatal("accepted")
-			}
-			if err.Error() != want {
-				t.Errorf("got  %s\nwant %s", err, want)
-			}
-			if strings.Contains(err.Error(), "\n") {
-				t.Error("more than one line")
-			}
-		})
+		refuses(t, args, want)
 	}
 }
 
@@ -342,6 +352,17 @@ func TestPasswordsOfFiles(t *testing.T) {
 	c, err = Parse(append(args, "--peer-router-passwords=ZmxhZw=="), onNode1)
 	if err != nil || c.BGP.Routers[0].Password != "flag" || c.BGP.Routers[1].Password != "flag" {
 		t.Errorf("the flag does not win over the file: %v", err)
+	}
+}
+
+// Clean-up needs no Node's name: the host may be no node any more.
+func TestCleanUpWithoutNodeName(t *testing.T) {
+	env := func(name string) string { return map[string]string{"NODE_NAME": "my_host"}[name] }
+	if c, err := Parse([]string{"--cleanup-config"}, env); err != nil || !c.CleanUp {
+		t.Errorf("%t, %v", c.CleanUp, err)
+	}
+	if _, err := Parse(nil, env); err == nil {
+		t.Error("the agent runs with a name that no Node can have")
 	}
 }
 

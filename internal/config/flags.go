@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -31,6 +32,7 @@ type flags struct {
 	strictIPs, graceful     bool
 	defaultDeny             bool
 	gracePeriod             time.Duration
+	masked                  []string // what to say of CIDRs whose last bits were dropped
 }
 
 // section is a part of the help text.
@@ -69,10 +71,7 @@ func add[T any](f *flags, p *T, name string, initial T, k kind[T], usage string)
 // addShort declares a flag that has a one-letter name too.
 func addShort[T any](f *flags, p *T, name, letter string, initial T, k kind[T], usage string) *pflag.Flag {
 	*p = initial
-	flag := f.set.VarPF(&value[T]{p: p, kind: k}, name, letter, usage)
-	last := &f.sections[len(f.sections)-1]
-	last.flags = append(last.flags, flag)
-	return flag
+	return f.declare(&value[T]{p: p, kind: k}, name, letter, usage)
 }
 
 // addBool declares a flag that may stand without a value and then is true.
@@ -108,7 +107,7 @@ func (f *flags) defineCluster(c *Config) {
 
 func (f *flags) defineServices(c *Config) {
 	f.section("Services")
-	add(f, &c.Services.ClusterIPRanges, "service-cluster-ip-range", defaultClusterIPRanges(), prefixes(2),
+	f.addPrefixes(&c.Services.ClusterIPRanges, "service-cluster-ip-range", []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, 2,
 		"The API server's range of cluster IPs: a CIDR, or one of IPv4 and one of IPv6 with a comma between.")
 	add(f, &c.Services.NodePorts, "service-node-port-range", PortRange{30000, 32767}, portRange(),
 		"The API server's range of node ports.")
@@ -126,9 +125,9 @@ func (f *flags) defineServices(c *Config) {
 }
 
 func (f *flags) defineAddresses(c *Config) {
-	add(f, &c.Services.ExternalIPRanges, "service-external-ip-range", nil, orNone(prefixes(32)),
+	f.addPrefixes(&c.Services.ExternalIPRanges, "service-external-ip-range", nil, 32,
 		"Ranges that external IPs of Services must be in.")
-	add(f, &c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, orNone(prefixes(32)),
+	f.addPrefixes(&c.Services.LoadBalancerIPRanges, "loadbalancer-ip-range", nil, 32,
 		"Ranges that load balancer IPs of Services must be in; --run-loadbalancer gives them out.")
 	addBool(f, &c.LoadBalancer.DefaultClass, "loadbalancer-default-class", true,
 		"Give addresses also to Services that have no loadBalancerClass, or the class 'default'. Those of the class 'kube-router' always get one.")
@@ -138,7 +137,7 @@ func (f *flags) defineAddresses(c *Config) {
 		"Serve node ports at every address of the host, not only at those of the Node object.")
 	addBool(f, &c.Services.Guard, "ipvs-permit-all", true,
 		"Keep the firewall of Services' addresses: accept what IPVS serves, refuse the rest. Without it the host's own services can be reached there.")
-	add(f, &c.Services.ExcludedCIDRs, "excluded-cidrs", nil, orNone(prefixes(32)),
+	f.addPrefixes(&c.Services.ExcludedCIDRs, "excluded-cidrs", nil, 32,
 		"Ranges with IPVS virtual servers of others, which are never removed.")
 }
 
@@ -173,7 +172,7 @@ func (f *flags) definePods(c *Config) {
 		"Write the CNI configuration of this node. Its file is named by the environment variable KUBE_ROUTER_CNI_CONF_FILE, else "+defaultCNIFile+".")
 	addBool(f, &c.CNI.PodEgress, "enable-pod-egress", true,
 		"Masquerade what pods send out of the cluster.")
-	add(f, &c.CNI.EgressExcluded, "pod-egress-exclude-cidrs", nil, orNone(prefixes(32)),
+	f.addPrefixes(&c.CNI.EgressExcluded, "pod-egress-exclude-cidrs", nil, 32,
 		"Networks to which pods keep their own address: they know the way back.")
 	addBool(f, &c.CNI.AutoMTU, "auto-mtu", true,
 		"Give the bridge and the pods the MTU of the node's link, less what tunnels of an overlay add. Without it the bridge's MTU and the one in the CNI configuration stay as they are.")

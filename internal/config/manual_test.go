@@ -42,8 +42,8 @@ func TestFlagsAreDocumented(t *testing.T) {
 func flagsManual() string {
 	var b strings.Builder
 	b.WriteString("# Flags\n\nWritten by `make docs` from what `kube-router --help` prints: edit internal/config.\n" +
-		"A flag that is on or off may stand without a value; to turn it off, write\n`--flag=false`. Given twice, the last one counts. " +
-		"[install.md](install.md) says where\nthe manifests have them.\n")
+		"A flag that is on or off may stand without a value; to turn it off, write\n`--flag=false`. Given twice, the last one counts, but lists\nadd up. " +
+		"[install.md](install.md) says where the manifests have them.\n")
 	for _, s := range define(new(Config)).sections {
 		fmt.Fprintf(&b, "\n## %s\n\n| flag | value | default | |\n|---|---|---|---|\n", s.title)
 		for _, flag := range s.flags {

@@ -19,6 +19,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 )
 
@@ -62,6 +63,8 @@ type Node struct {
 	Sets ipset.Interface
 	// Rules are the tables of each family.
 	Rules map[inet.Family]iptables.Interface
+	// Tables are those of nftables; nil is none.
+	Tables nft.Interface
 	// Servers is nil where the kernel has no IPVS.
 	Servers ipvs.Interface
 	// Policies are the rules and tables of policy routing; nil is none.
@@ -113,6 +116,10 @@ func (n *Node) Sweep(ctx context.Context) (removed []Thing, err error) {
 		note("ip rule", names, err)
 		names, err = n.sweepPolicyTables()
 		note("route", names, err)
+	}
+	if n.Policy && n.Tables != nil {
+		names, err := SweepTables(ctx, n.Tables)
+		note("nftables table", names, err)
 	}
 	names, err := n.sweepSets()
 	note("IP set", names, err)

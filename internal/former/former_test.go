@@ -1,6 +1,7 @@
 package former
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 )
 
@@ -93,7 +95,8 @@ func newNode(t *testing.T) (n *Node, rules *iptables.Fake, sets *ipset.Fake, ser
 	four4 := netip.MustParsePrefix("10.244.1.0/24")
 	return &Node{
 		Routes: true, Services: true, Policy: true, Links: links, Sets: sets, Servers: servers,
-		Rules: map[inet.Family]iptables.Interface{inet.IPv4: rules},
+		Tables: &nft.Fake{All: []nft.Table{{Family: "ip", Name: "kube-router-filter-ipv4"}, {Family: "ip6", Name: "kube-router-filter-ipv6"}, {Family: "inet", Name: "kube-router-filter-ipv4"}}},
+		Rules:  map[inet.Family]iptables.Interface{inet.IPv4: rules},
 		Policies: &policyRouting{
 			rules: []route.ForeignRule{
 				{Text: "0: from all lookup local", Table: 255},
@@ -136,6 +139,8 @@ ip rule 32763: from 10.244.1.0/24 lookup 77
 ip rule 32764: from all fwmark 0x2b3c lookup 78
 ip rule 32765: from all lookup 79
 route default dev lo proto boot table 78
+nftables table ip kube-router-filter-ipv4
+nftables table ip6 kube-router-filter-ipv6
 IP set KUBE-SRC-NPX46M4PTMTKRN6Y
 IP set inet6:KUBE-DST-NPX46M4PTMTKRN6Y
 IP set kube-router-local-ips
@@ -155,6 +160,9 @@ dummy kube-dummy-if
 	if text := servers.String(); !strings.Contains(text, "-f 17 ") || !strings.Contains(text, "-f 11069 ") {
 		t.Errorf("left are the virtual servers\n%s", text)
 	}
+	if left, _ := n.Tables.Tables(t.Context()); len(left) != 1 || left[0].Family != "inet" {
+		t.Errorf("left are the tables %v", left)
+	}
 	if again, err := sweep(t, n); again != "" || err != nil {
 		t.Errorf("again: %s, %v", again, err)
 	}
@@ -165,7 +173,7 @@ func TestSweepOfSomeControllers(t *testing.T) {
 	n, rules, _, _, links := newNode(t)
 	n.Routes, n.Services = false, false
 	got, err := sweep(t, n)
-	if err != nil || got != "IP set KUBE-SRC-NPX46M4PTMTKRN6Y\nIP set inet6:KUBE-DST-NPX46M4PTMTKRN6Y\n" {
+	if err != nil || got != "nftables table ip kube-router-filter-ipv4\nnftables table ip6 kube-router-filter-ipv6\nIP set KUBE-SRC-NPX46M4PTMTKRN6Y\nIP set inet6:KUBE-DST-NPX46M4PTMTKRN6Y\n" {
 		t.Errorf("%s, %v", got, err)
 	}
 	if exists, _ := links.Exists(Link, "dummy"); !exists || !strings.Contains(rules.Text(iptables.NAT), "SNAT") {
@@ -178,8 +186,29 @@ func TestNothingLeft(t *testing.T) {
 	rules := iptables.NewFake()
 	rules.Fail = func(string) error { return errors.New("nothing is to be written") }
 	n := &Node{Routes: true, Services: true, Policy: true, Links: link.NewFake(), Sets: ipset.NewFake(), Servers: ipvs.NewFake(),
-		Rules: map[inet.Family]iptables.Interface{inet.IPv4: rules}, Policies: &policyRouting{}}
+		Tables: &nft.Fake{}, Rules: map[inet.Family]iptables.Interface{inet.IPv4: rules}, Policies: &policyRouting{}}
 	if got, err := sweep(t, n); got != "" || err != nil {
 		t.Errorf("%s, %v", got, err)
 	}
+}
+
+// Rules of a policy controller that is off stay, and a table that cannot be
+// removed is told of.
+func TestSweepOfTables(t *testing.T) {
+	n, _, _, _, _ := newNode(t)
+	n.Policy = false
+	if got, _ := sweep(t, n); strings.Contains(got, "nftables") {
+		t.Errorf("without the policy controller:\n%s", got)
+	}
+	n.Policy, n.Tables = true, refusing{n.Tables}
+	if got, err := sweep(t, n); strings.Contains(got, "nftables") || err == nil || !strings.Contains(err.Error(), "ip6 kube-router-filter-ipv6: busy") {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
+
+// refusing are tables that stay.
+type refusing struct{ nft.Interface }
+
+func (refusing) Delete(_ context.Context, t nft.Table) error {
+	return errors.New(t.String() + ": busy")
 }

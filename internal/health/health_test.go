@@ -262,6 +262,7 @@ func TestMetricThatFails(t *testing.T) {
 	log := &logged{}
 	m := NewMetrics("v", log.logger())
 	m.AddIPVSConnections(func() (uint64, error) { return 0, errors.New("no such module: ip_vs") })
+	m.AddPolicyDrops(func(context.Context) ([]PolicyDrops, uint64, error) { return nil, 0, errors.New("the lock is held") })
 	m.AddRuleCount(func() int { return 7 })
 	m.AddRepairs("services", func() uint64 { return 3 })
 	m.AddServiceProxy(func() (bool, int) { return true, 12 })
@@ -270,11 +271,14 @@ func TestMetricThatFails(t *testing.T) {
 		w = httptest.NewRecorder()
 		m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	}
-	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "firewall_iptables_rules_total 7") || strings.Contains(w.Body.String(), "ipvs_connections_total ") {
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "firewall_iptables_rules_total 7") || strings.Contains(w.Body.String(), "ipvs_connections_total ") ||
+		strings.Contains(w.Body.String(), "dropped_packets_total") {
 		t.Errorf("status %d:\n%s", w.Code, w.Body)
 	}
-	if log.count("no such module: ip_vs") != 1 {
-		t.Error("the failure is not logged once")
+	for _, why := range []string{"no such module: ip_vs", "the lock is held"} {
+		if n := log.count(why); n != 1 {
+			t.Errorf("%s: logged %d times", why, n)
+		}
 	}
 }
 

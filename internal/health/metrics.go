@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -93,18 +92,11 @@ func (m *Metrics) AddBGPSessions(sessions func() map[string]bool) {
 // connections is called at each scrape. Where it fails the metric is left out,
 // and the log says so once for each reason.
 func (m *Metrics) AddIPVSConnections(connections func() (uint64, error)) {
-	var mu sync.Mutex
-	complaints := reconcile.Complaints{}
+	complain := m.complainer("IPVS does not tell its connections")
 	total := prometheus.NewDesc(namespace+"_service_proxy_ipvs_connections_total", "Connections that IPVS has scheduled to endpoints, over all virtual servers.", nil, nil)
 	m.registry.MustRegister(atScrape{total, func(ch chan<- prometheus.Metric) {
 		n, err := connections()
-		mu.Lock()
-		began, _ := complaints.Change("connections", err)
-		mu.Unlock()
-		if began {
-			m.log.Warn("metrics: IPVS does not tell its connections", "err", err)
-		}
-		if err != nil {
+		if complain(err); err != nil {
 			return
 		}
 		ch <- prometheus.MustNewConstMetric(total, prometheus.CounterValue, float64(n))
@@ -144,33 +136,41 @@ type PolicyDrops struct {
 
 // AddPolicyDrops counts the packets that policies denied, and those of Pods
 // that were closed because the node did not know them yet. drops is called at
-// each scrape.
+// each scrape. Where it fails the metrics are left out, and the log says so once
+// for each reason.
 func (m *Metrics) AddPolicyDrops(drops func(context.Context) ([]PolicyDrops, uint64, error)) {
 	denied := prometheus.NewDesc(namespace+"_policy_dropped_packets_total",
 		"Packets of new connections that were dropped while the policy isolated the pod and no policy allowed them.", []string{"namespace", "policy", "direction"}, nil)
 	closed := prometheus.NewDesc(namespace+"_policy_new_pod_dropped_packets_total",
 		"Packets from and to pods that were dropped because this node did not know the pod yet.", nil, nil)
-	ask := func(ch chan<- prometheus.Metric, desc *prometheus.Desc, tell func([]PolicyDrops, uint64)) {
+	complain := m.complainer("packets that policies denied cannot be counted")
+	m.registry.MustRegister(together{[]*prometheus.Desc{denied, closed}, func(ch chan<- prometheus.Metric) {
 		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout/2)
 		defer cancel()
 		list, newPods, err := drops(ctx)
-		if err != nil {
-			ch <- prometheus.NewInvalidMetric(desc, fmt.Errorf("packets that policies denied: %w", err))
+		if complain(err); err != nil {
 			return
 		}
-		tell(list, newPods)
-	}
-	m.registry.MustRegister(atScrape{denied, func(ch chan<- prometheus.Metric) {
-		ask(ch, denied, func(list []PolicyDrops, _ uint64) {
-			for _, d := range list {
-				ch <- prometheus.MustNewConstMetric(denied, prometheus.CounterValue, float64(d.Packets), d.Namespace, d.Policy, d.Direction)
-			}
-		})
-	}}, atScrape{closed, func(ch chan<- prometheus.Metric) {
-		ask(ch, closed, func(_ []PolicyDrops, newPods uint64) {
-			ch <- prometheus.MustNewConstMetric(closed, prometheus.CounterValue, float64(newPods))
-		})
+		for _, d := range list {
+			ch <- prometheus.MustNewConstMetric(denied, prometheus.CounterValue, float64(d.Packets), d.Namespace, d.Policy, d.Direction)
+		}
+		ch <- prometheus.MustNewConstMetric(closed, prometheus.CounterValue, float64(newPods))
 	}})
+}
+
+// complainer returns what logs the failures of a metric, once for each reason:
+// scrapes come every few seconds. Scrapes may call it at a time.
+func (m *Metrics) complainer(what string) func(error) {
+	var mu sync.Mutex
+	complaints := reconcile.Complaints{}
+	return func(err error) {
+		mu.Lock()
+		began, _ := complaints.Change(what, err)
+		mu.Unlock()
+		if began {
+			m.log.Warn("metrics: "+what, "err", err)
+		}
+	}
 }
 
 // AddFlowsCut counts the established flows that were cut because no policy

@@ -24,6 +24,9 @@ func (h host) detect(ctx context.Context) (Variant, error) {
 	if nft.err == nil && nft.hinted {
 		return NFT, ctx.Err()
 	}
+	if errors.Is(nft.err, ErrHangs) {
+		return "", nft.err
+	}
 	if nft.err != nil {
 		if err := h.see(ctx, inet.IPv4, Legacy, &sight{}); err != nil {
 			return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(nft.err, err))
@@ -31,6 +34,9 @@ func (h host) detect(ctx context.Context) (Variant, error) {
 		return Legacy, ctx.Err()
 	}
 	legacy := h.look(ctx, Legacy)
+	if errors.Is(legacy.err, ErrHangs) {
+		return "", legacy.err
+	}
 	if legacy.err == nil && (legacy.hinted || legacy.rules > nft.rules) {
 		return Legacy, ctx.Err()
 	}
@@ -53,7 +59,7 @@ COMMIT
 func (h host) probe(ctx context.Context) error {
 	path, err := h.tool(ctx, inet.IPv4, NFT, "restore")
 	if err == nil {
-		_, err = run(ctx, probing, path, "--noflush")
+		_, err = h.ask(ctx, probing, path, "--noflush")
 	}
 	return err
 }
@@ -72,7 +78,10 @@ func (h host) look(ctx context.Context, variant Variant) sight {
 		s.err = h.probe(ctx)
 	}
 	if s.err == nil {
-		_ = h.see(ctx, inet.IPv6, variant, &s) // a host need not have it
+		// A host need not have it.
+		if err := h.see(ctx, inet.IPv6, variant, &s); errors.Is(err, ErrHangs) {
+			s.err = err
+		}
 	}
 	return s
 }
@@ -83,9 +92,9 @@ func (h host) see(ctx context.Context, family inet.Family, variant Variant, s *s
 	if err != nil {
 		return err
 	}
-	text, err := run(ctx, "", path)
-	if err != nil && variant == NFT {
-		if tables := readable(ctx, path); tables != "" {
+	text, err := h.ask(ctx, "", path)
+	if err != nil && variant == NFT && !errors.Is(err, ErrHangs) {
+		if tables := h.readable(ctx, path); tables != "" {
 			text, err = tables, nil
 		}
 	}
@@ -95,10 +104,10 @@ func (h host) see(ctx context.Context, family inet.Family, variant Variant, s *s
 
 // readable are the tables that can be read one by one: what nftables has put
 // into a single one may be beyond iptables, which says nothing of the host.
-func readable(ctx context.Context, path string) string {
+func (h host) readable(ctx context.Context, path string) string {
 	var all strings.Builder
 	for _, table := range Tables() {
-		if text, err := run(ctx, "", path, "-t", string(table)); err == nil {
+		if text, err := h.ask(ctx, "", path, "-t", string(table)); err == nil {
 			all.WriteString(text)
 		}
 	}

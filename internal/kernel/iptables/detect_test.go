@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kube-router/kube-router/internal/inet"
 )
@@ -25,6 +26,44 @@ func prints(table string, lines ...string) string {
 }
 
 const fails = "echo 'Failed to initialize nft: Protocol not supported' >&2; exit 1"
+
+// A program that hangs is ended, and says nothing of what the host uses: what
+// there is besides is not taken for it.
+func TestDetectEndsWhatHangs(t *testing.T) {
+	const hangs = "exec /bin/sleep 600"
+	for _, c := range []struct{ name, hanging, want string }{
+		{"nf_tables", "iptables-nft-save", "iptables-nft-save: it did not end within 1s"},
+		{"the probe", "iptables-nft-restore", "iptables-nft-restore: it did not end within 1s"},
+		{"legacy", "iptables-legacy-save", "iptables-legacy-save: it did not end within 1s"},
+		{"IPv6", "ip6tables-legacy-save", "ip6tables-legacy-save: it did not end within 1s"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, name := range []string{"iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save", "iptables-nft-restore"} {
+				text := "true"
+				if name == c.hanging {
+					text = hangs
+				}
+				program(t, dir, name, "", text)
+			}
+			t.Setenv("PATH", "/nowhere")
+			got, err := host{dirs: []string{dir}, askTime: time.Second}.detect(t.Context())
+			if !errors.Is(err, ErrHangs) || err.Error() != c.want {
+				t.Errorf("%q, %v; want %s", got, err, c.want)
+			}
+		})
+	}
+	t.Run("the version", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "iptables-save"), []byte("#!/bin/sh\n"+hangs+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", "/nowhere")
+		if got, err := (host{dirs: []string{dir}, askTime: time.Second}).detect(t.Context()); !errors.Is(err, ErrHangs) {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
 
 func TestDetect(t *testing.T) {
 	rules := func(n int) string {

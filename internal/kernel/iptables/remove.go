@@ -28,9 +28,12 @@ func (h host) variants(ctx context.Context, family inet.Family, loaded string) (
 	}
 	path, nftErr := h.tool(ctx, family, NFT, "save")
 	if nftErr == nil {
-		if _, nftErr = run(ctx, "", path, "-t", string(Filter)); nftErr == nil {
+		if _, nftErr = h.ask(ctx, "", path, "-t", string(Filter)); nftErr == nil {
 			found = append(found, NFT)
 		}
+	}
+	if errors.Is(nftErr, ErrHangs) {
+		err = nftErr
 	}
 	var failed *toolError
 	if errors.As(nftErr, &failed) && (strings.Contains(failed.message, "Permission denied") || strings.Contains(failed.message, "must be root")) {

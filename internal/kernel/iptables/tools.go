@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,12 +31,33 @@ var ErrTool = errors.New("install Debian's package iptables")
 // exitDelay is how long a program that was cancelled may take to end.
 const exitDelay = 2 * time.Second
 
+// ErrHangs is returned where a program that only looks did not end in time.
+var ErrHangs = errors.New("it did not end")
+
+// askTime is how long such a program may take. Where there are very many rules
+// it is seconds.
+const askTime = time.Minute
+
 // host is where the programs are.
 type host struct {
-	dirs []string // searched after $PATH, which a container may not have
+	dirs    []string      // searched after $PATH, which a container may not have
+	askTime time.Duration // 0: the constant
 }
 
-func newHost() host { return host{[]string{"/usr/sbin", "/sbin", "/usr/local/sbin"}} }
+func newHost() host { return host{dirs: []string{"/usr/sbin", "/sbin", "/usr/local/sbin"}} }
+
+// ask runs a program that tells of the host. One that hangs is ended, and its
+// error is ErrHangs: it has told nothing, for or against its variant.
+func (h host) ask(ctx context.Context, input, path string, args ...string) (string, error) {
+	most := cmp.Or(h.askTime, askTime)
+	bounded, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	out, err := run(bounded, input, path, args...)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = &toolError{filepath.Base(path), "", fmt.Errorf("%w within %s", ErrHangs, most)}
+	}
+	return out, err
+}
 
 // find is the path of a program, or "".
 func (h host) find(name string) string {
@@ -59,8 +81,13 @@ func (h host) tool(ctx context.Context, family inet.Family, variant Variant, pro
 		return path, nil
 	}
 	plain := command(family) + "-" + program
-	if path := h.find(plain); path != "" && variantOf(ctx, path) == variant {
-		return path, nil
+	if path := h.find(plain); path != "" {
+		switch has, err := h.variantOf(ctx, path); {
+		case err != nil:
+			return "", err
+		case has == variant:
+			return path, nil
+		}
 	}
 	return "", fmt.Errorf("neither %s nor a %s of variant %s was found: %w", name, plain, variant, ErrTool)
 }
@@ -81,12 +108,15 @@ func (v Variant) infix() string {
 
 // variantOf reads "iptables-save v1.8.9 (nf_tables)". Before 1.8 there was
 // only what is called legacy now, and no word of it.
-func variantOf(ctx context.Context, path string) Variant {
-	out, err := run(ctx, "", path, "--version")
-	if err == nil && strings.Contains(out, "("+string(NFT)+")") {
-		return NFT
+func (h host) variantOf(ctx context.Context, path string) (Variant, error) {
+	out, err := h.ask(ctx, "", path, "--version")
+	switch {
+	case errors.Is(err, ErrHangs):
+		return "", err
+	case err == nil && strings.Contains(out, "("+string(NFT)+")"):
+		return NFT, nil
 	}
-	return Legacy
+	return Legacy, nil
 }
 
 // toolError is what a program said when it failed.
@@ -97,7 +127,7 @@ type toolError struct {
 }
 
 func (e *toolError) Error() string {
-	return strings.TrimSpace(fmt.Sprintf("%s: %v: %s", e.program, e.err, e.message))
+	return strings.TrimSuffix(fmt.Sprintf("%s: %v: %s", e.program, e.err, e.message), ": ")
 }
 
 func (e *toolError) Unwrap() error { return e.err }
