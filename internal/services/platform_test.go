@@ -39,10 +39,13 @@ COMMIT
 :POSTROUTING ACCEPT [0:0]
 :KUBE-ROUTER-SVC-MARK - [0:0]
 :KUBE-ROUTER-SVC-MARK-OUT - [0:0]
+:KUBE-ROUTER-SVC-UNMARK - [0:0]
 -A PREROUTING -j KUBE-ROUTER-SVC-MARK
 -A OUTPUT -j KUBE-ROUTER-SVC-MARK-OUT
+-A POSTROUTING -j KUBE-ROUTER-SVC-UNMARK
 -A KUBE-ROUTER-SVC-MARK -m set --match-set kube-router-node-pods src -m comment --comment "pods of this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
 -A KUBE-ROUTER-SVC-MARK-OUT -m comment --comment "this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
+-A KUBE-ROUTER-SVC-UNMARK -m ipvs --ipvs -m mark ! --mark 0x0/0xfffc0000 -m comment --comment "once is enough" -j MARK --set-xmark 0x0/0xfffc0000
 COMMIT
 `,
 			iptables.NAT: `*nat

@@ -19,6 +19,7 @@ const (
 	outputChain     = "KUBE-ROUTER-SVC-OUTPUT"
 	markChain       = "KUBE-ROUTER-SVC-MARK"
 	markOutputChain = "KUBE-ROUTER-SVC-MARK-OUT"
+	unmarkChain     = "KUBE-ROUTER-SVC-UNMARK"
 	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
@@ -27,7 +28,7 @@ const rulesOwner = "services"
 
 // OwnedChains are what the names of all chains of this controller begin with.
 func OwnedChains() []string {
-	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain}
+	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, unmarkChain, sizeChain}
 }
 
 var (
@@ -84,6 +85,7 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 	mangle := iptables.Content{Chains: map[string][]string{}}
 	jump(&mangle, "PREROUTING", markChain, markRules(f, direct))
 	jump(&mangle, "OUTPUT", markOutputChain, markOutputRules(f))
+	jump(&mangle, "POSTROUTING", unmarkChain, unmarkRules())
 	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct, mtu))
 	return iptables.Section{
 		Owner:    rulesOwner,
@@ -157,6 +159,14 @@ func markRules(f inet.Family, direct bool) []string {
 
 func markOutputRules(f inet.Family) []string {
 	return []string{`-m comment --comment "this node" -j SET --map-set ` + setName(insideSet, f) + ` dst,dst --map-mark`}
+}
+
+// unmarkRules take the mark from what IPVS has translated. Overlays in UDP give
+// their packets the mark of what is in them, and IPVS, which takes any protocol
+// that it knows by its mark alone, would take the packet of the tunnel again,
+// and the one around that, without end.
+func unmarkRules() []string {
+	return []string{`-m ipvs --ipvs -m mark ! --mark 0x0/` + markMask + ` -m comment --comment "once is enough" -j MARK --set-xmark 0x0/` + markMask}
 }
 
 // masqueradeRules give a forwarded connection this node's address where the
