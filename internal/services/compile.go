@@ -38,7 +38,8 @@ type virtual struct {
 type special struct {
 	// inside is what clients of this node, its Pods and itself, get in the
 	// place of server; nil where that is the same. The external traffic policy
-	// is not for them (KEP-2086).
+	// is not for them (KEP-2086), nor is direct server return: in a tunnel the
+	// endpoint does not show, and their egress policies could not judge it.
 	inside *ipvs.Server
 	// tunnelled is what packets get that another node sent here for direct
 	// server return: the endpoints of this node. It is nil without any.

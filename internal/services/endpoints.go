@@ -70,7 +70,7 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	}
 	if from.tunnelPort != 0 {
 		apart.tunnelled = marked(b.server(b.choose(all, true), port.Protocol))
-		v.server = b.tunnel(v.server, mine, from)
+		v.server, apart.inside = b.direct(v.server, mine, from)
 	}
 	if apart.inside != nil || apart.tunnelled != nil {
 		v.special = &apart
@@ -147,10 +147,10 @@ func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Serve
 
 // marked makes a virtual server one that is found by a mark.
 func marked(s *ipvs.Server) *ipvs.Server {
-	if s != nil && s.Persistence > 0 {
-		s.Config = ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}
+	if s == nil || s.Persistence == 0 {
+		return s
 	}
-	return s
+	return &ipvs.Server{Config: ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}, Real: s.Real}
 }
 
 // hairpin notes the endpoints of this node: a packet from one to itself must

@@ -208,4 +208,9 @@ func (s self) same(other self) bool {
 		maps.Equal(s.source, other.source) && slices.Equal(s.podCIDRs, other.podCIDRs)
 }
 
+// knowsPods says that the addresses of this node's Pods can be told.
+func (s self) knowsPods(f inet.Family) bool {
+	return slices.ContainsFunc(s.podCIDRs, func(p netip.Prefix) bool { return inet.FamilyOf(p.Addr()) == f })
+}
+
 func (s self) has(a netip.Addr) bool { return slices.Contains(s.addrs, a) }
