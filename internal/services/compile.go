@@ -26,8 +26,9 @@ type desired struct {
 }
 
 // virtual is one address and port of a Service. Without a server it rejects,
-// or, where drop is set, drops: there are endpoints, but the Service's traffic
-// policy does not want those of other nodes.
+// and so does a server without a weight. Where drop is set, what is new is
+// dropped: there are endpoints, but the Service's traffic policy does not want
+// those of other nodes.
 type virtual struct {
 	server  *ipvs.Server
 	special *special // nil for most

@@ -193,6 +193,40 @@ add kube-router-svip-prt 192.168.7.11,tcp:30080
 add kube-router-svip-prt 192.168.7.11,tcp:30081
 `,
 	}, {
+		name: "traffic policies Local and an endpoint here that is not ready: its connections go on, what is new hears nothing; datagrams have none",
+		objects: []any{
+			with(service("web", "10.96.0.10", tcp(80, 30080), udp(80, 0)), func(s *cluster.Service) { s.InternalLocal, s.ExternalLocal = true, true }),
+			slice("web", 8080, unready("10.244.1.2", "n1"), ready("10.244.2.2", "n2")),
+			with(service("none", "10.96.0.11", tcp(80, 0)), func(s *cluster.Service) { s.InternalLocal = true }),
+			slice("none", 8080, unready("10.244.1.3", "n1"), unready("10.244.2.3", "n2")),
+		},
+		want: `
+# ipvsadm -Sn
+-A -f 1292369920 -s rr
+-a -f 1292369920 -r 10.244.1.2:8080 -m -w 0
+-a -f 1292369920 -r 10.244.2.2:8080 -m -w 1
+-A -t 10.96.0.10:80 -s rr
+-a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 0
+-A -t 10.96.0.11:80 -s rr
+-a -t 10.96.0.11:80 -r 10.244.1.3:8080 -m -w 0
+-A -t 192.168.7.11:30080 -s rr
+-a -t 192.168.7.11:30080 -r 10.244.1.2:8080 -m -w 0
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+local 10.96.0.11 dev lo proto 17 src 192.168.7.11
+# ipset save
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip 10.96.0.11
+add kube-router-svip-drop 10.96.0.10,tcp:80
+add kube-router-svip-drop 10.96.0.10,udp:80
+add kube-router-svip-drop 192.168.7.11,tcp:30080
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x4d080000
+add kube-router-svip-prt 10.96.0.10,tcp:80
+add kube-router-svip-prt 10.96.0.11,tcp:80
+add kube-router-svip-prt 192.168.7.11,tcp:30080
+`,
+	}, {
 		name:   "dual-stack",
 		config: func(c *Config) { *c = config46(); c.Hairpin = true },
 		node: &cluster.Node{

@@ -54,9 +54,7 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	}
 	b.hairpin(mine, port.Protocol)
 	v := virtual{server: b.server(mine, port.Protocol)}
-	if v.server == nil {
-		v.drop = elsewhere
-	}
+	v.drop = elsewhere && !slices.ContainsFunc(mine, func(e backend) bool { return e.used })
 	var apart special
 	if from.local && from.external && elsewhere {
 		// Persistence of a marked virtual server ignores the target port

@@ -131,6 +131,49 @@ func TestLocalPolicy(t *testing.T) {
 	wants(t, "node port without any endpoint", n.hosts["outside"].get("tcp", nodeHTTP), "refused")
 }
 
+// An endpoint here that is not ready any more keeps its connections. What is new
+// hears nothing, so that a load balancer tries another node, and a client the
+// same again.
+func TestLocalPolicyWhileAnEndpointEnds(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	c, feeds, _ := n.start(Config{Guard: true}, func(f *cluster.Feeds) {
+		webs(ready(bAddr, "n1"), ready(cAddr, "n2"))(f)
+		web := service("web", vip, tcp(80, 30080))
+		web.InternalLocal, web.ExternalLocal = true, true
+		f.Services.Set(web.Key, web)
+	})
+	clients := []struct{ from, to, sees string }{
+		{"outside", nodeHTTP, outsideAddr}, {"a", vipHTTP, aAddr}, {"n1", vipHTTP, n1Addr},
+	}
+	var conns []net.Conn
+	for _, x := range clients {
+		conn, err := n.hosts[x.from].dial("tcp", x.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(t, "from "+x.from, ask(conn), "b sees "+x.sees)
+		conns = append(conns, conn)
+	}
+	setSlice(feeds, unready(bAddr, "n1"), ready(cAddr, "n2"))
+	n.settled(c)
+	for i, x := range clients {
+		wants(t, "a new connection from "+x.from, n.hosts[x.from].get("tcp", x.to), "timeout")
+		wants(t, "the connection from "+x.from, ask(conns[i]), "b sees "+x.sees)
+	}
+	setSlice(feeds, unready(bAddr, "n1"), unready(cAddr, "n2"))
+	n.settled(c)
+	for i, x := range clients {
+		wants(t, "without a ready endpoint anywhere, from "+x.from, n.hosts[x.from].get("tcp", x.to), "refused")
+		wants(t, "the connection from "+x.from, ask(conns[i]), "b sees "+x.sees)
+	}
+	setSlice(feeds, ready(bAddr, "n1"), ready(cAddr, "n2"))
+	n.settled(c)
+	for _, x := range clients {
+		wants(t, "ready again, from "+x.from, n.hosts[x.from].get("tcp", x.to), "b sees "+x.sees)
+	}
+}
+
 // Clients of the node reach endpoints through an overlay in UDP, whose packets
 // have the mark of what is in them: IPVS must not take these, too.
 func TestLocalPolicyInAnOverlay(t *testing.T) {
