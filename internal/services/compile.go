@@ -37,6 +37,8 @@ type virtual struct {
 
 // special is what few virtual servers need.
 type special struct {
+	// port is the Service's, whatever that of the virtual server is.
+	port uint16
 	// inside is what clients of this node, its Pods and itself, get in the
 	// place of server; nil where that is the same. The external traffic policy
 	// is not for them (KEP-2086), nor is direct server return: in a tunnel the
@@ -184,7 +186,7 @@ func (b *compilation) restrict(v virtual, f inet.Family) virtual {
 	}
 	limited := special{restricted: true, sources: sources}
 	if v.special != nil {
-		limited.inside, limited.tunnelled = v.special.inside, v.special.tunnelled
+		limited.port, limited.inside, limited.tunnelled = v.special.port, v.special.inside, v.special.tunnelled
 	}
 	v.special = &limited
 	return v

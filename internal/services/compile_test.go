@@ -163,11 +163,11 @@ add kube-router-svip-prt 10.96.0.10,tcp:80
 		},
 		want: `
 # ipvsadm -Sn
--A -f 1292369920 -s rr
--a -f 1292369920 -r 10.244.1.2:8080 -m -w 1
--a -f 1292369920 -r 10.244.2.2:8080 -m -w 1
--A -f 918290432 -s rr
--a -f 918290432 -r 10.244.2.2:8080 -m -w 1
+-A -f 2283012096 -s rr
+-a -f 2283012096 -r 10.244.1.2:8080 -m -w 1
+-a -f 2283012096 -r 10.244.2.2:8080 -m -w 1
+-A -f 3368812544 -s rr
+-a -f 3368812544 -r 10.244.2.2:8080 -m -w 1
 -A -t 10.96.0.10:80 -s rr
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.11:80 -s rr
@@ -185,8 +185,8 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip 10.96.0.11
 add kube-router-svip 10.96.0.12
 add kube-router-svip-drop 192.168.7.11,tcp:30081
-add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x4d080000
-add kube-router-svip-in 192.168.7.11,tcp:30081 skbmark 0x36bc0000
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x88140000
+add kube-router-svip-in 192.168.7.11,tcp:30081 skbmark 0xc8cc0000
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080
@@ -202,9 +202,9 @@ add kube-router-svip-prt 192.168.7.11,tcp:30081
 		},
 		want: `
 # ipvsadm -Sn
--A -f 1292369920 -s rr
--a -f 1292369920 -r 10.244.1.2:8080 -m -w 0
--a -f 1292369920 -r 10.244.2.2:8080 -m -w 1
+-A -f 2847932416 -s rr
+-a -f 2847932416 -r 10.244.1.2:8080 -m -w 0
+-a -f 2847932416 -r 10.244.2.2:8080 -m -w 1
 -A -t 10.96.0.10:80 -s rr
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 0
 -A -t 10.96.0.11:80 -s rr
@@ -221,7 +221,7 @@ add kube-router-svip 10.96.0.11
 add kube-router-svip-drop 10.96.0.10,tcp:80
 add kube-router-svip-drop 10.96.0.10,udp:80
 add kube-router-svip-drop 192.168.7.11,tcp:30080
-add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x4d080000
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0xa9c00000
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080

@@ -55,7 +55,7 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	b.hairpin(mine, port.Protocol)
 	v := virtual{server: b.server(mine, port.Protocol)}
 	v.drop = elsewhere && !slices.ContainsFunc(mine, func(e backend) bool { return e.used })
-	var apart special
+	apart := special{port: port.Port}
 	if from.local && from.external && elsewhere {
 		// Persistence of a marked virtual server ignores the target port
 		// (ip_vs_sched_persist), so the source's hash keeps clients in place.
