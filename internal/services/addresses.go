@@ -27,9 +27,9 @@ func (b *compilation) clusterDoors() []door {
 	for _, a := range b.service.ClusterIPs {
 		switch {
 		case !b.enabled(a):
-		case b.me.has(a):
+		case b.me.owner(a) != "":
 			b.warn("ClusterIPOfNode", fmt.Sprintf("cluster IP %s is left out: it is an address of node %s; "+
-				"the range of cluster IPs must not overlap the nodes' network", a, b.me.name))
+				"the range of cluster IPs must not overlap the nodes' network", a, b.me.owner(a)))
 		case !routable(a):
 			b.warn("BadClusterIP", fmt.Sprintf("cluster IP %s is left out: it is no unicast address of a network", a))
 		default:
@@ -41,7 +41,9 @@ func (b *compilation) clusterDoors() []door {
 }
 
 // admitted are those of a list of external or load balancer IPs that are
-// served.
+// served. An address of a node is served on that node alone, which has it
+// already: a local route to it would make the others take the node's kubelet,
+// sessions and tunnels for their own.
 func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what string) []netip.Addr {
 	var addrs []netip.Addr
 	for _, a := range list {
@@ -50,11 +52,11 @@ func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what st
 		case !routable(a) || !b.compiler.config.AnyIP && !contains(ranges, a) || contains(b.compiler.config.ServiceRanges, a):
 			b.warn("AddressRefused", fmt.Sprintf("%s IP %s is not served: it must be in a range that is configured for %s IPs, "+
 				"and not in that of cluster IPs", what, a, what))
-		default:
+		case b.me.owner(a) == b.me.name:
 			addrs = append(addrs, a)
-			if !b.me.has(a) {
-				b.vip(a)
-			}
+		case b.me.owner(a) == "":
+			addrs = append(addrs, a)
+			b.vip(a)
 		}
 	}
 	return addrs

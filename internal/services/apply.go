@@ -110,6 +110,7 @@ func newBatch(c *Controller) *batch {
 // touched before without success.
 func (b *batch) take(k cluster.Key) {
 	var want *desired
+	delete(b.starved, k)
 	service, slices := b.state.get(k)
 	if service != nil {
 		var problems []problem
@@ -142,59 +143,6 @@ func (b *batch) run() {
 	b.edit(sourceSet, nil, deny, b.portFailed)
 	b.edit(hairpinSet, nil, del, b.hairpinFailed)
 	b.noteSources()
-}
-
-// program makes the virtual servers. The marks that lead to some of them are
-// set once those are there, and taken away before they go.
-func (b *batch) program() {
-	want := b.wantedServers()
-	var set, unset [roles][]ipset.Entry
-	owner := map[ipvs.ID]marker{}
-	for id := range b.resources.virtuals {
-		for r := range roles {
-			b.markOne(marker{id, r}, want, owner, &set[r], &unset[r])
-		}
-	}
-	for r, name := range markSets {
-		b.edit(name, nil, unset[r], b.portFailed)
-	}
-	for id, err := range b.servers.Set(want) {
-		if k, ok := owner[id]; ok {
-			id = k.id
-		}
-		b.failedVirtuals[id] = err
-	}
-	for r, name := range markSets {
-		b.edit(name, set[r], nil, b.portFailed)
-		for _, e := range unset[r] {
-			if k := (marker{entryID(e), role(r)}); b.failedVirtuals[k.id] == nil {
-				b.marks.free(k)
-			}
-		}
-	}
-}
-
-// markOne adds what one marker needs: the virtual server, and the entry with
-// its mark.
-func (b *batch) markOne(k marker, want map[ipvs.ID]*ipvs.Server, owner map[ipvs.ID]marker, set, unset *[]ipset.Entry) {
-	v, _ := b.plan.virtuals.granted(k.id)
-	server := v.marked(k.role)
-	if _, ok := b.marks.of[k]; server == nil && !ok {
-		return
-	}
-	mark, ok := b.marks.get(k)
-	if !ok {
-		b.failedVirtuals[k.id] = fmt.Errorf("all %d firewall marks are in use: fewer Services can have direct server return, "+
-			"or a local traffic policy with endpoints on other nodes", mostMarks)
-		return
-	}
-	id := markedID(k, mark)
-	owner[id], want[id] = k, server
-	if server == nil {
-		*unset = append(*unset, markEntry(k, mark))
-	} else {
-		*set = append(*set, markEntry(k, mark))
-	}
 }
 
 // wantedServers are the virtual servers to be, nil for none. One whose port

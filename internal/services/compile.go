@@ -26,8 +26,9 @@ type desired struct {
 }
 
 // virtual is one address and port of a Service. Without a server it rejects,
-// or, where drop is set, drops: there are endpoints, but the Service's traffic
-// policy does not want those of other nodes.
+// and so does a server without a weight. Where drop is set, what is new is
+// dropped: there are endpoints, but the Service's traffic policy does not want
+// those of other nodes.
 type virtual struct {
 	server  *ipvs.Server
 	special *special // nil for most
@@ -39,9 +40,12 @@ type virtual struct {
 
 // special is what few virtual servers need.
 type special struct {
+	// port is the Service's, whatever that of the virtual server is.
+	port uint16
 	// inside is what clients of this node, its Pods and itself, get in the
 	// place of server; nil where that is the same. The external traffic policy
-	// is not for them (KEP-2086).
+	// is not for them (KEP-2086), nor is direct server return: in a tunnel the
+	// endpoint does not show, and their egress policies could not judge it.
 	inside *ipvs.Server
 	// tunnelled is what packets get that another node sent here for direct
 	// server return: the endpoints of this node. It is nil without any.
@@ -186,7 +190,7 @@ func (b *compilation) restrict(v virtual, f inet.Family) virtual {
 	}
 	limited := special{restricted: true, sources: sources}
 	if v.special != nil {
-		limited.inside, limited.tunnelled = v.special.inside, v.special.tunnelled
+		limited.port, limited.inside, limited.tunnelled = v.special.port, v.special.inside, v.special.tunnelled
 	}
 	v.special = &limited
 	return v

@@ -16,6 +16,12 @@ func with(s *cluster.Service, change func(*cluster.Service)) *cluster.Service {
 	return s
 }
 
+// changed changes a Node.
+func changed(n *cluster.Node, change func(*cluster.Node)) *cluster.Node {
+	change(n)
+	return n
+}
+
 func prefixes(list ...string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, s := range list {
@@ -180,11 +186,11 @@ add kube-router-svip-prt 10.96.0.10,udp:80
 		},
 		want: `
 # ipvsadm -Sn
--A -f 1292369920 -s rr
--a -f 1292369920 -r 10.244.1.2:8080 -m -w 1
--a -f 1292369920 -r 10.244.2.2:8080 -m -w 1
--A -f 918290432 -s rr
--a -f 918290432 -r 10.244.2.2:8080 -m -w 1
+-A -f 2283012096 -s rr
+-a -f 2283012096 -r 10.244.1.2:8080 -m -w 1
+-a -f 2283012096 -r 10.244.2.2:8080 -m -w 1
+-A -f 3368812544 -s rr
+-a -f 3368812544 -r 10.244.2.2:8080 -m -w 1
 -A -t 10.96.0.10:80 -s rr
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.11:80 -s rr
@@ -202,12 +208,46 @@ add kube-router-svip 10.96.0.10
 add kube-router-svip 10.96.0.11
 add kube-router-svip 10.96.0.12
 add kube-router-svip-drop 192.168.7.11,tcp:30081
-add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x4d080000
-add kube-router-svip-in 192.168.7.11,tcp:30081 skbmark 0x36bc0000
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0x88140000
+add kube-router-svip-in 192.168.7.11,tcp:30081 skbmark 0xc8cc0000
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080
 add kube-router-svip-prt 192.168.7.11,tcp:30081
+`,
+	}, {
+		name: "traffic policies Local and an endpoint here that is not ready: its connections go on, what is new hears nothing; datagrams have none",
+		objects: []any{
+			with(service("web", "10.96.0.10", tcp(80, 30080), udp(80, 0)), func(s *cluster.Service) { s.InternalLocal, s.ExternalLocal = true, true }),
+			slice("web", 8080, unready("10.244.1.2", "n1"), ready("10.244.2.2", "n2")),
+			with(service("none", "10.96.0.11", tcp(80, 0)), func(s *cluster.Service) { s.InternalLocal = true }),
+			slice("none", 8080, unready("10.244.1.3", "n1"), unready("10.244.2.3", "n2")),
+		},
+		want: `
+# ipvsadm -Sn
+-A -f 2847932416 -s rr
+-a -f 2847932416 -r 10.244.1.2:8080 -m -w 0
+-a -f 2847932416 -r 10.244.2.2:8080 -m -w 1
+-A -t 10.96.0.10:80 -s rr
+-a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 0
+-A -t 10.96.0.11:80 -s rr
+-a -t 10.96.0.11:80 -r 10.244.1.3:8080 -m -w 0
+-A -t 192.168.7.11:30080 -s rr
+-a -t 192.168.7.11:30080 -r 10.244.1.2:8080 -m -w 0
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+local 10.96.0.11 dev lo proto 17 src 192.168.7.11
+# ipset save
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip 10.96.0.11
+add kube-router-svip-drop 10.96.0.10,tcp:80
+add kube-router-svip-drop 10.96.0.10,udp:80
+add kube-router-svip-drop 192.168.7.11,tcp:30080
+add kube-router-svip-in 192.168.7.11,tcp:30080 skbmark 0xa9c00000
+add kube-router-svip-prt 10.96.0.10,tcp:80
+add kube-router-svip-prt 10.96.0.11,tcp:80
+add kube-router-svip-prt 192.168.7.11,tcp:30080
 `,
 	}, {
 		name:   "dual-stack",
@@ -288,6 +328,46 @@ add kube-router-svip-prt 203.0.113.1,tcp:80
 			"Service default/web: AddressRefused: external IP 10.96.0.77 is not served: it must be in a range that is configured for external IPs, and not in that of cluster IPs",
 			"Service default/web: AddressRefused: external IP 8.8.8.8 is not served: it must be in a range that is configured for external IPs, and not in that of cluster IPs",
 			"Service default/web: AddressRefused: load balancer IP 203.0.113.1 is not served: it must be in a range that is configured for load balancer IPs, and not in that of cluster IPs",
+		},
+	}, {
+		name:   "addresses of nodes: an external or load balancer IP is served on the node that has it, and is never a local route",
+		config: func(c *Config) { c.AnyIP = true },
+		node:   changed(node("n1", "192.168.7.11", "10.244.1.0/24"), func(n *cluster.Node) { n.ExternalIPs = addrs("198.51.100.11") }),
+		objects: []any{
+			changed(node("n2", "192.168.7.12", "10.244.2.0/24"), func(n *cluster.Node) {
+				n.InternalIPs, n.ExternalIPs = append(n.InternalIPs, addr("172.16.0.12")), addrs("198.51.100.12")
+			}),
+			with(service("web", "10.96.0.10", tcp(80, 0)), func(s *cluster.Service) {
+				s.ExternalIPs = addrs("192.168.7.11", "198.51.100.11", "192.168.7.12", "172.16.0.12")
+				s.LoadBalancerIPs = addrs("198.51.100.12", "203.0.113.1")
+			}),
+			slice("web", 8080, ready("10.244.1.2", "n1")),
+			service("bad", "192.168.7.12", tcp(81, 0)),
+		},
+		want: `
+# ipvsadm -Sn
+-A -t 10.96.0.10:80 -s rr
+-a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
+-A -t 192.168.7.11:80 -s rr
+-a -t 192.168.7.11:80 -r 10.244.1.2:8080 -m -w 1
+-A -t 198.51.100.11:80 -s rr
+-a -t 198.51.100.11:80 -r 10.244.1.2:8080 -m -w 1
+-A -t 203.0.113.1:80 -s rr
+-a -t 203.0.113.1:80 -r 10.244.1.2:8080 -m -w 1
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+local 203.0.113.1 dev lo proto 17 src 192.168.7.11
+# ipset save
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip 203.0.113.1
+add kube-router-svip-prt 10.96.0.10,tcp:80
+add kube-router-svip-prt 192.168.7.11,tcp:80
+add kube-router-svip-prt 198.51.100.11,tcp:80
+add kube-router-svip-prt 203.0.113.1,tcp:80
+`,
+		events: []string{
+			"Service default/bad: ClusterIPOfNode: cluster IP 192.168.7.12 is left out: it is an address of node n2; the range of cluster IPs must not overlap the nodes' network",
 		},
 	}, {
 		name: "what is wrong is left out and reported; the rest is served",

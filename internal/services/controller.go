@@ -174,6 +174,7 @@ type Controller struct {
 	started     time.Time // when the first fill began
 	plan        plan
 	marks       marks
+	starved     map[cluster.Key]bool       // Services that do without a mark
 	direct      bool                       // some Services have direct server return
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched     map[cluster.Key]*touched
@@ -208,6 +209,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},
 		plan:      newPlan(),
 		marks:     newMarks(),
+		starved:   map[cluster.Key]bool{},
 		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*touched{},
 		stale:     map[conntrack.Flow]struct{}{},

@@ -219,6 +219,32 @@ func TestWaitsForItsNode(t *testing.T) {
 	})
 }
 
+// A node that comes takes its address from the Services that had it before, and
+// no other Service is compiled anew.
+func TestNodeTakesItsAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.AnyIP = true
+		own := with(service("own", "10.96.0.11", tcp(80, 0)), func(s *cluster.Service) { s.LoadBalancerIPs = addrs("192.168.7.12") })
+		r := w.start(config, set(n1, web, webSlice, own, slice("own", 8080, ready("10.244.1.9", "n1"))))
+		defer r.stop()
+		before := w.state()
+		if !strings.Contains(before, "local 192.168.7.12 ") {
+			t.Errorf("an address that no node has is not served:\n%s", before)
+		}
+		old := r.me
+		r.happen(set(n2))
+		if strings.Contains(w.state(), "192.168.7.12") {
+			t.Errorf("the address of a node is served by another:\n%s", w.state())
+		}
+		if list := r.concerned(old, r.me); len(list) != 1 || list[0] != own.Key {
+			t.Errorf("concerned: %v", list)
+		}
+		r.happen(gone(n2))
+		w.wants(before)
+	})
+}
+
 func TestWithoutIPVS(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.fail(failures{open: ipvs.ErrUnavailable})

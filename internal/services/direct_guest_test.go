@@ -91,6 +91,20 @@ func testDirectServerReturn(t *testing.T, n *network) {
 			}
 		}
 	}
+	// Clients of the node are not tunnelled: their egress policies are rules of
+	// OUTPUT that look for the endpoint.
+	n.hosts["n1"].run("iptables-legacy", "-A", "OUTPUT", "-d", cAddr, "-j", "REJECT")
+	for _, from := range []string{"a", "n1"} {
+		for _, to := range []string{externalIP + ":80", "10.96.0.10:80"} {
+			if got := n.hosts[from].get("tcp", to); got != "refused" {
+				t.Errorf("%s from %s, closed for egress: %s", to, from, got)
+			}
+		}
+	}
+	if got := n.hosts["outside"].get("tcp", externalIP+":80"); got != "c sees "+outsideAddr {
+		t.Errorf("from outside, while others are closed for egress: %s", got)
+	}
+	n.hosts["n1"].run("iptables-legacy", "-D", "OUTPUT", "-d", cAddr, "-j", "REJECT")
 	if got := n.hosts["c"].get("tcp", "10.96.0.10:80"); !strings.HasPrefix(got, "c sees 10.244.2.1") {
 		t.Errorf("an endpoint that asks itself: %s", got)
 	}

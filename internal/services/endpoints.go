@@ -54,10 +54,8 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	}
 	b.hairpin(mine, port.Protocol)
 	v := virtual{server: b.server(mine, port.Protocol)}
-	if v.server == nil {
-		v.drop = elsewhere
-	}
-	var apart special
+	v.drop = elsewhere && !slices.ContainsFunc(mine, func(e backend) bool { return e.used })
+	apart := special{port: port.Port}
 	if from.local && from.external && elsewhere {
 		// Persistence of a marked virtual server ignores the target port
 		// (ip_vs_sched_persist), so the source's hash keeps clients in place.
@@ -70,7 +68,7 @@ func (b *compilation) virtual(port cluster.ServicePort, from pool) virtual {
 	}
 	if from.tunnelPort != 0 {
 		apart.tunnelled = marked(b.server(b.choose(all, true), port.Protocol))
-		v.server = b.tunnel(v.server, mine, from)
+		v.server, apart.inside = b.direct(v.server, mine, from)
 	}
 	if apart.inside != nil || apart.tunnelled != nil {
 		v.special = &apart
@@ -147,10 +145,10 @@ func (b *compilation) server(list []backend, protocol inet.Protocol) *ipvs.Serve
 
 // marked makes a virtual server one that is found by a mark.
 func marked(s *ipvs.Server) *ipvs.Server {
-	if s != nil && s.Persistence > 0 {
-		s.Config = ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}
+	if s == nil || s.Persistence == 0 {
+		return s
 	}
-	return s
+	return &ipvs.Server{Config: ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}, Real: s.Real}
 }
 
 // hairpin notes the endpoints of this node: a packet from one to itself must

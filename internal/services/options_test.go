@@ -48,10 +48,13 @@ var optionCases = []compileCase{
 		},
 		want: `
 # ipvsadm -Sn
--A -f 2150891520 -s sh -b sh-fallback
--a -f 2150891520 -r 10.244.1.2:8080 -m -w 1
--A -f 3042967552 -s sh -b sh-fallback
--a -f 3042967552 -r 10.244.1.2:8080 -m -w 1
+-A -f 2847932416 -s sh -b sh-fallback
+-a -f 2847932416 -r 10.244.1.2:8080 -m -w 1
+-a -f 2847932416 -r 10.244.2.2:8080 -m -w 3
+-a -f 2847932416 -r 10.244.2.3:8080 -m -w 3
+-a -f 2847932416 -r 10.9.9.9:8080 -m -w 1
+-A -f 3134980096 -s sh -b sh-fallback
+-a -f 3134980096 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.10:80 -s rr -p 3600
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -a -t 10.96.0.10:80 -r 10.9.9.9:8080 -m -w 1
@@ -72,13 +75,15 @@ local 203.0.113.1 dev lo proto 17 src 192.168.7.11
 add kube-router-node-pods 10.244.1.0/24
 add kube-router-svip 10.96.0.10
 add kube-router-svip 203.0.113.1
+add kube-router-svip-in 10.96.0.10,tcp:80 skbmark 0xa9c00000
+add kube-router-svip-in 203.0.113.1,tcp:80 skbmark 0xa9c00000
 add kube-router-svip-nodes 192.168.7.11
 add kube-router-svip-nodes 192.168.7.12
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080
 add kube-router-svip-prt 203.0.113.1,tcp:80
-add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xb5600000
-add kube-router-svip-tun 203.0.113.1,tcp:80 skbmark 0x80340000
+add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
+add kube-router-svip-tun 203.0.113.1,tcp:80 skbmark 0xbadc0000
 `,
 		events: []string{
 			`Service default/web: NoDirectReturn: endpoint 10.9.9.9:8080 answers through the node that got the request: it is on no node of the cluster`,
@@ -100,8 +105,12 @@ add kube-router-svip-tun 203.0.113.1,tcp:80 skbmark 0x80340000
 		},
 		want: `
 # ipvsadm -Sn
--A -f 3042967552 -s rr
--a -f 3042967552 -r 10.244.1.2:8080 -m -w 1
+-A -f 289144832 -s rr
+-a -f 289144832 -r 10.244.2.2:8080 -m -w 0
+-A -f 2894331904 -s rr
+-a -f 2894331904 -r 10.244.1.2:8080 -m -w 1
+-A -f 3368812544 -s rr
+-a -f 3368812544 -r 192.168.7.12:80 -m -w 1
 -A -t 10.96.0.10:80 -s rr
 -a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.11:80 -s rr
@@ -131,6 +140,8 @@ add kube-router-svip 10.96.0.11
 add kube-router-svip 10.96.0.12
 add kube-router-svip 10.96.0.13
 add kube-router-svip 10.96.0.14
+add kube-router-svip-in 10.96.0.11,tcp:80 skbmark 0xc8cc0000
+add kube-router-svip-in 10.96.0.12,tcp:80 skbmark 0x113c0000
 add kube-router-svip-nodes 192.168.7.11
 add kube-router-svip-nodes 192.168.7.12
 add kube-router-svip-prt 10.96.0.10,tcp:80
@@ -138,8 +149,34 @@ add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 10.96.0.12,tcp:80
 add kube-router-svip-prt 10.96.0.13,tcp:80
 add kube-router-svip-prt 10.96.0.14,tcp:80
-add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xb5600000
+add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xac840000
 `,
+	}, {
+		name: "direct server return of a node that cannot tell its pods: it takes from tunnels and sends into none",
+		node: &cluster.Node{Meta: n1.Meta, InternalIPs: n1.InternalIPs},
+		objects: []any{
+			n2,
+			annotated(service("web", "10.96.0.10", tcp(80, 0)), "service.dsr", "tunnel"),
+			slice("web", 8080, ready("10.244.1.2", "n1"), ready("10.244.2.2", "n2")),
+		},
+		want: `
+# ipvsadm -Sn
+-A -f 3134980096 -s rr
+-a -f 3134980096 -r 10.244.1.2:8080 -m -w 1
+-A -t 10.96.0.10:80 -s rr
+-a -t 10.96.0.10:80 -r 10.244.1.2:8080 -m -w 1
+-a -t 10.96.0.10:80 -r 10.244.2.2:8080 -m -w 1
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+# ipset save
+add kube-router-svip 10.96.0.10
+add kube-router-svip-nodes 192.168.7.11
+add kube-router-svip-nodes 192.168.7.12
+add kube-router-svip-prt 10.96.0.10,tcp:80
+add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
+`,
+		events: []string{"Service default/web: NoDirectReturn: endpoints on other nodes answer through node n1: " +
+			"its Node object has no podCIDRs, which tell pods of the node from clients outside"},
 	}, {
 		name:   "source ranges, of each family; all of one family; none that can be read",
 		config: func(c *Config) { c.LoadBalancerIPRanges = prefixes("203.0.113.0/24") },

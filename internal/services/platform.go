@@ -147,10 +147,10 @@ func (c *Controller) concerned(old, me self) []cluster.Key {
 	switch {
 	case all:
 		return c.state.keys()
-	case maps.Equal(old.peers, me.peers):
+	case maps.EqualFunc(old.peers, me.peers, peer.same):
 		return nil
 	}
-	var list []cluster.Key
+	list := c.state.at(moved(old.owners, me.owners))
 	for k, want := range c.plan.services {
 		if want.direct {
 			list = append(list, k)

@@ -25,7 +25,7 @@ func TestRules(t *testing.T) {
 :KUBE-ROUTER-SERVICES - [0:0]
 -A INPUT -j KUBE-ROUTER-SERVICES
 -A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-lim dst,dst -m set ! --match-set kube-router-svip-src dst,dst,src -m comment --comment "services for some sources only" -j DROP
--A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-drop dst,dst -m mark --mark 0x0/0xfffc0000 -m comment --comment "services with endpoints on other nodes only" -j DROP
+-A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-drop dst,dst -m mark --mark 0x0/0xfffc0000 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "services with endpoints on other nodes only" -j DROP
 -A KUBE-ROUTER-SERVICES -m set --match-set kube-router-svip-prt dst,dst -m comment --comment "services" -j ACCEPT
 -A KUBE-ROUTER-SERVICES -p tcp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset
 -A KUBE-ROUTER-SERVICES ! -p icmp -m set --match-set kube-router-svip dst -m comment --comment "no such service" -j REJECT --reject-with icmp-port-unreachable
@@ -39,10 +39,14 @@ COMMIT
 :POSTROUTING ACCEPT [0:0]
 :KUBE-ROUTER-SVC-MARK - [0:0]
 :KUBE-ROUTER-SVC-MARK-OUT - [0:0]
+:KUBE-ROUTER-SVC-UNMARK - [0:0]
 -A PREROUTING -j KUBE-ROUTER-SVC-MARK
 -A OUTPUT -j KUBE-ROUTER-SVC-MARK-OUT
+-A POSTROUTING -j KUBE-ROUTER-SVC-UNMARK
 -A KUBE-ROUTER-SVC-MARK -m set --match-set kube-router-node-pods src -m comment --comment "pods of this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
 -A KUBE-ROUTER-SVC-MARK-OUT -m comment --comment "this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
+-A KUBE-ROUTER-SVC-MARK-OUT -m set --match-set kube-router-svip-drop dst,dst -m mark --mark 0x0/0xfffc0000 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "services with endpoints on other nodes only" -j DROP
+-A KUBE-ROUTER-SVC-UNMARK -m ipvs --ipvs -m mark ! --mark 0x0/0xfffc0000 -m comment --comment "once is enough" -j MARK --set-xmark 0x0/0xfffc0000
 COMMIT
 `,
 			iptables.NAT: `*nat

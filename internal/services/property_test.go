@@ -57,12 +57,12 @@ func drawHistory(t *rapid.T) history {
 
 func drawService(t *rapid.T, name string) *cluster.Service {
 	s := service(name, fmt.Sprintf("10.96.0.%d", rapid.IntRange(1, 3).Draw(t, "cluster IP")))
-	s.ExternalIPs = rapid.SliceOfN(rapid.SampledFrom(addrs("203.0.113.1", "203.0.113.2", "192.168.7.11")), 0, 2).Draw(t, "external IPs")
+	s.ExternalIPs = rapid.SliceOfN(rapid.SampledFrom(addrs("203.0.113.1", "203.0.113.2", "192.168.7.11", "192.168.7.21")), 0, 2).Draw(t, "external IPs")
 	s.InternalLocal, s.ExternalLocal = rapid.Bool().Draw(t, "internal"), rapid.Bool().Draw(t, "external")
 	if rapid.IntRange(0, 2).Draw(t, "direct return") == 0 {
 		s = annotated(s, "service.dsr", "tunnel")
 	}
-	s.LoadBalancerIPs = rapid.SliceOfN(rapid.SampledFrom(addrs("203.0.113.1", "203.0.113.3")), 0, 1).Draw(t, "load balancer IPs")
+	s.LoadBalancerIPs = rapid.SliceOfN(rapid.SampledFrom(addrs("203.0.113.1", "203.0.113.3", "192.168.7.22")), 0, 1).Draw(t, "load balancer IPs")
 	s.Restricted = rapid.Bool().Draw(t, "restricted")
 	s.SourceRanges = rapid.SliceOfN(rapid.SampledFrom(prefixes("198.51.100.0/24", "192.0.2.0/25", "0.0.0.0/0")), 0, 2).Draw(t, "source ranges")
 	for range rapid.IntRange(0, 2).Draw(t, "ports") {
@@ -89,7 +89,7 @@ func drawSlice(t *rapid.T, name string) *cluster.EndpointSlice {
 func TestHistoryDoesNotMatter(t *testing.T) {
 	config := config4()
 	config.Hairpin = true
-	config.LoadBalancerIPRanges = prefixes("203.0.113.0/24")
+	config.LoadBalancerIPRanges = prefixes("203.0.113.0/24", "192.168.7.0/24")
 	config.ExternalIPRanges = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("192.168.7.0/24")}
 	rapid.Check(t, func(rt *rapid.T) {
 		h := drawHistory(rt)

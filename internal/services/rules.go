@@ -19,6 +19,7 @@ const (
 	outputChain     = "KUBE-ROUTER-SVC-OUTPUT"
 	markChain       = "KUBE-ROUTER-SVC-MARK"
 	markOutputChain = "KUBE-ROUTER-SVC-MARK-OUT"
+	unmarkChain     = "KUBE-ROUTER-SVC-UNMARK"
 	sizeChain       = "KUBE-ROUTER-SVC-MSS"
 )
 
@@ -27,7 +28,7 @@ const rulesOwner = "services"
 
 // OwnedChains are what the names of all chains of this controller begin with.
 func OwnedChains() []string {
-	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, sizeChain}
+	return []string{servicesChain, forwardChain, outputChain, masqueradeChain, hairpinChain, markChain, markOutputChain, unmarkChain, sizeChain}
 }
 
 var (
@@ -84,6 +85,7 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 	mangle := iptables.Content{Chains: map[string][]string{}}
 	jump(&mangle, "PREROUTING", markChain, markRules(f, direct))
 	jump(&mangle, "OUTPUT", markOutputChain, markOutputRules(f))
+	jump(&mangle, "POSTROUTING", unmarkChain, unmarkRules())
 	jump(&mangle, "POSTROUTING", sizeChain, sizeRules(f, direct, mtu))
 	return iptables.Section{
 		Owner:    rulesOwner,
@@ -102,12 +104,11 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 // belong to connections (path MTU discovery), and ping tells of the host.
 func filterRules(f inet.Family, config Config) []string {
 	limited, sources := setName(limitSet, f), setName(sourceSet, f)
-	vips, ports, silent := setName(vipSet, f), setName(portSet, f), setName(dropSet, f)
+	vips, ports := setName(vipSet, f), setName(portSet, f)
 	rules := []string{
 		`-m set --match-set ` + limited + ` dst,dst -m set ! --match-set ` + sources +
 			` dst,dst,src -m comment --comment "services for some sources only" -j DROP`,
-		`-m set --match-set ` + silent + ` dst,dst -m mark --mark 0x0/` + markMask +
-			` -m comment --comment "services with endpoints on other nodes only" -j DROP`,
+		silentRule(f),
 		`-m set --match-set ` + ports + ` dst,dst -m comment --comment "services" -j ACCEPT`,
 	}
 	if !config.Guard {
@@ -118,6 +119,13 @@ func filterRules(f inet.Family, config Config) []string {
 		`-p tcp -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset`,
 		`! -p `+icmp+` -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with `+unreachable,
 	)
+}
+
+// silentRule drops what is new to Services that are to be silent. Connections go
+// on, to endpoints of this node that get no new ones.
+func silentRule(f inet.Family) string {
+	return `-m set --match-set ` + setName(dropSet, f) + ` dst,dst -m mark --mark 0x0/` + markMask +
+		` -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "services with endpoints on other nodes only" -j DROP`
 }
 
 func icmpNames(f inet.Family) (protocol, unreachable string) {
@@ -155,8 +163,22 @@ func markRules(f inet.Family, direct bool) []string {
 	return rules
 }
 
+// markOutputRules do that for the node itself. What it sends never comes to
+// INPUT where IPVS takes it, so the silent Services are here as well, before
+// IPVS.
 func markOutputRules(f inet.Family) []string {
-	return []string{`-m comment --comment "this node" -j SET --map-set ` + setName(insideSet, f) + ` dst,dst --map-mark`}
+	return []string{
+		`-m comment --comment "this node" -j SET --map-set ` + setName(insideSet, f) + ` dst,dst --map-mark`,
+		silentRule(f),
+	}
+}
+
+// unmarkRules take the mark from what IPVS has translated. Overlays in UDP give
+// their packets the mark of what is in them, and IPVS, which takes any protocol
+// that it knows by its mark alone, would take the packet of the tunnel again,
+// and the one around that, without end.
+func unmarkRules() []string {
+	return []string{`-m ipvs --ipvs -m mark ! --mark 0x0/` + markMask + ` -m comment --comment "once is enough" -j MARK --set-xmark 0x0/` + markMask}
 }
 
 // masqueradeRules give a forwarded connection this node's address where the

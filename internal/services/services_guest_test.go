@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 )
 
 const (
@@ -128,6 +129,69 @@ func TestLocalPolicy(t *testing.T) {
 	setSlice(feeds)
 	n.settled(c)
 	wants(t, "node port without any endpoint", n.hosts["outside"].get("tcp", nodeHTTP), "refused")
+}
+
+// An endpoint here that is not ready any more keeps its connections. What is new
+// hears nothing, so that a load balancer tries another node, and a client the
+// same again.
+func TestLocalPolicyWhileAnEndpointEnds(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	c, feeds, _ := n.start(Config{Guard: true}, func(f *cluster.Feeds) {
+		webs(ready(bAddr, "n1"), ready(cAddr, "n2"))(f)
+		web := service("web", vip, tcp(80, 30080))
+		web.InternalLocal, web.ExternalLocal = true, true
+		f.Services.Set(web.Key, web)
+	})
+	clients := []struct{ from, to, sees string }{
+		{"outside", nodeHTTP, outsideAddr}, {"a", vipHTTP, aAddr}, {"n1", vipHTTP, n1Addr},
+	}
+	var conns []net.Conn
+	for _, x := range clients {
+		conn, err := n.hosts[x.from].dial("tcp", x.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(t, "from "+x.from, ask(conn), "b sees "+x.sees)
+		conns = append(conns, conn)
+	}
+	setSlice(feeds, unready(bAddr, "n1"), ready(cAddr, "n2"))
+	n.settled(c)
+	for i, x := range clients {
+		wants(t, "a new connection from "+x.from, n.hosts[x.from].get("tcp", x.to), "timeout")
+		wants(t, "the connection from "+x.from, ask(conns[i]), "b sees "+x.sees)
+	}
+	setSlice(feeds, unready(bAddr, "n1"), unready(cAddr, "n2"))
+	n.settled(c)
+	for i, x := range clients {
+		wants(t, "without a ready endpoint anywhere, from "+x.from, n.hosts[x.from].get("tcp", x.to), "refused")
+		wants(t, "the connection from "+x.from, ask(conns[i]), "b sees "+x.sees)
+	}
+	setSlice(feeds, ready(bAddr, "n1"), ready(cAddr, "n2"))
+	n.settled(c)
+	for _, x := range clients {
+		wants(t, "ready again, from "+x.from, n.hosts[x.from].get("tcp", x.to), "b sees "+x.sees)
+	}
+}
+
+// Clients of the node reach endpoints through an overlay in UDP, whose packets
+// have the mark of what is in them: IPVS must not take these, too.
+func TestLocalPolicyInAnOverlay(t *testing.T) {
+	n := newNetwork(t)
+	n.servePods()
+	tunnel := link.Tunnel{Kind: link.VXLAN, MTU: 1450, Port: 4789}
+	n.overlay(tunnel, "n1", n1Addr, n2Addr, "10.244.2.0/24")
+	n.overlay(tunnel, "n2", n2Addr, n1Addr, "10.244.1.0/24")
+	n.start(Config{Guard: true}, func(f *cluster.Feeds) {
+		webs(ready(cAddr, "n2"))(f)
+		web := service("web", vip, tcp(80, 30080), udp(53, 30053))
+		web.ExternalLocal = true
+		f.Services.Set(web.Key, web)
+	})
+	for _, x := range []struct{ protocol, to string }{{"tcp", nodeHTTP}, {"udp", nodeDNS}} {
+		wants(t, x.protocol+" from the node", n.hosts["n1"].get(x.protocol, x.to), "c sees "+n1Addr)
+		wants(t, x.protocol+" from a pod", n.hosts["a"].get(x.protocol, x.to), "c sees "+aAddr)
+	}
 }
 
 func TestWithoutHairpin(t *testing.T) {

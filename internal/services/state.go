@@ -94,12 +94,11 @@ func (s *state) setNode(change cluster.Change[cluster.Node], name string) bool {
 	was, now := s.peers[change.New.Name], peerFrom(change.New)
 	s.peers[change.New.Name] = now
 	if change.New.Name != name {
-		return was != now
+		return !was.same(now)
 	}
 	old := s.node
 	s.node = change.New
-	return old == nil || was != now || !slices.Equal(old.InternalIPs, s.node.InternalIPs) ||
-		!slices.Equal(old.ExternalIPs, s.node.ExternalIPs) || !slices.Equal(old.PodCIDRs, s.node.PodCIDRs) ||
+	return old == nil || !was.same(now) || !slices.Equal(old.PodCIDRs, s.node.PodCIDRs) ||
 		old.Labels[zoneLabel] != s.node.Labels[zoneLabel]
 }
 
@@ -116,6 +115,24 @@ func (s *state) keys() []cluster.Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.services))
+}
+
+// at are the Services with one of the addresses.
+func (s *state) at(addrs map[netip.Addr]bool) []cluster.Key {
+	if len(addrs) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []cluster.Key
+	has := func(a netip.Addr) bool { return addrs[a] }
+	for k, service := range s.services {
+		if slices.ContainsFunc(service.ClusterIPs, has) || slices.ContainsFunc(service.ExternalIPs, has) ||
+			slices.ContainsFunc(service.LoadBalancerIPs, has) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // count is the number of Services.
@@ -149,8 +166,9 @@ type self struct {
 	// podCIDRs are this node's Pods, of the enabled families.
 	podCIDRs []netip.Prefix
 	zone     string
-	// peers are all nodes, by name.
-	peers map[string]peer
+	// peers are all nodes, by name, and owners the nodes' names by address.
+	peers  map[string]peer
+	owners map[netip.Addr]string
 }
 
 // zoneLabel is the Node's label for its zone.
@@ -159,12 +177,20 @@ const zoneLabel = "topology.kubernetes.io/zone"
 // peer is what counts of any node.
 type peer struct {
 	ip4, ip6 netip.Addr
+	addrs    []netip.Addr // all of its Node object
 	// endpoints is the annotated weight of its endpoints, as it is written.
 	endpoints string
 }
 
 func peerFrom(n *cluster.Node) peer {
-	return peer{ip4: n.IP(inet.IPv4), ip6: n.IP(inet.IPv6), endpoints: n.Annotations[weightAnnotation]}
+	return peer{
+		ip4: n.IP(inet.IPv4), ip6: n.IP(inet.IPv6), addrs: slices.Concat(n.InternalIPs, n.ExternalIPs),
+		endpoints: n.Annotations[weightAnnotation],
+	}
+}
+
+func (p peer) same(other peer) bool {
+	return p.ip4 == other.ip4 && p.ip6 == other.ip6 && p.endpoints == other.endpoints && slices.Equal(p.addrs, other.addrs)
 }
 
 func (p peer) addr(f inet.Family) netip.Addr {
@@ -182,7 +208,10 @@ func (s self) weight(node string) uint32 {
 
 // identify reads a Node.
 func identify(node *cluster.Node, peers map[string]peer, families []inet.Family) self {
-	me := self{name: node.Name, source: map[inet.Family]netip.Addr{}, zone: node.Labels[zoneLabel], peers: peers}
+	me := self{
+		name: node.Name, source: map[inet.Family]netip.Addr{}, zone: node.Labels[zoneLabel],
+		peers: peers, owners: ownersOf(node.Name, peers),
+	}
 	for _, f := range families {
 		if ip := node.IP(f); ip.IsValid() {
 			me.source[f] = ip
@@ -202,10 +231,55 @@ func identify(node *cluster.Node, peers map[string]peer, families []inet.Family)
 	return me
 }
 
+// ownersOf are the nodes' names by address. What this node and another both
+// have is this node's.
+func ownersOf(name string, peers map[string]peer) map[netip.Addr]string {
+	owners := make(map[netip.Addr]string, len(peers))
+	for other, p := range peers {
+		for _, a := range p.addrs {
+			owners[a] = max(other, owners[a])
+		}
+	}
+	for _, a := range peers[name].addrs {
+		owners[a] = name
+	}
+	return owners
+}
+
+// owner is the node that has an address, "" for none. The addresses of node
+// ports are this node's, whoever else may have them.
+func (s self) owner(a netip.Addr) string {
+	if s.has(a) {
+		return s.name
+	}
+	return s.owners[a]
+}
+
+// moved are the addresses that have another owner than before.
+func moved(old, now map[netip.Addr]string) map[netip.Addr]bool {
+	addrs := map[netip.Addr]bool{}
+	for a, name := range now {
+		if old[a] != name {
+			addrs[a] = true
+		}
+	}
+	for a := range old {
+		if now[a] == "" {
+			addrs[a] = true
+		}
+	}
+	return addrs
+}
+
 // same says that nothing is other about this node itself.
 func (s self) same(other self) bool {
 	return s.name == other.name && slices.Equal(s.addrs, other.addrs) && s.zone == other.zone &&
 		maps.Equal(s.source, other.source) && slices.Equal(s.podCIDRs, other.podCIDRs)
+}
+
+// knowsPods says that the addresses of this node's Pods can be told.
+func (s self) knowsPods(f inet.Family) bool {
+	return slices.ContainsFunc(s.podCIDRs, func(p netip.Prefix) bool { return inet.FamilyOf(p.Addr()) == f })
 }
 
 func (s self) has(a netip.Addr) bool { return slices.Contains(s.addrs, a) }

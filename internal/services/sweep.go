@@ -101,23 +101,9 @@ func (c *Controller) virtualAt(e ipset.Entry) virtual {
 // wanted says that a virtual server is to be.
 func (c *Controller) wanted(id ipvs.ID) bool {
 	if id.Mark != 0 {
-		k, ok := c.marks.by[id.Mark]
-		v, _ := c.plan.virtuals.granted(k.id)
-		return ok && v.marked(k.role) != nil && familyOf(k.id) == id.Family
+		_, ok := c.marks.by[id]
+		return ok
 	}
 	v, _ := c.plan.virtuals.granted(id)
 	return v.server != nil
-}
-
-func (c *Controller) wantedMark(e ipset.Entry, r role) bool {
-	return c.virtualAt(e).marked(r) != nil && c.marks.of[marker{entryID(e), r}] == e.Mark
-}
-
-// forgetMarks frees the marks of a former run that nobody wants.
-func (c *Controller) forgetMarks() {
-	for k := range c.marks.of {
-		if v, _ := c.plan.virtuals.granted(k.id); v.marked(k.role) == nil {
-			c.marks.free(k)
-		}
-	}
 }

@@ -97,4 +97,22 @@ spec:
 `)
 	connects(t, ns, "good", url)
 	each([]string{"bad", "server"}, []string{url}, func(pod, url string) { blocked(t, ns, pod, url) })
+
+	// The client's node alone judges egress, and must see the endpoint.
+	must(t, "kubectl -n %s delete networkpolicy allow", ns)
+	each([]string{"bad", "server"}, []string{url}, func(pod, url string) { connects(t, ns, pod, url) })
+	apply(t, ns, strings.Replace(fmt.Sprintf(denyAll, "Egress"), "podSelector: {}", "podSelector: {matchLabels: {name: bad}}", 1))
+	blocked(t, ns, "bad", url)
+	connects(t, ns, "good", url)
+	apply(t, ns, `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: to-server}
+spec:
+  podSelector: {matchLabels: {name: bad}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: server}}}]
+`)
+	connects(t, ns, "bad", url)
 }
