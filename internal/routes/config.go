@@ -40,6 +40,9 @@ type Config struct {
 	// addresses of Services that these are told.
 	PodCIDRs bool
 	VIPs     VIPs
+	// Predecessors are the links of other service proxies: their addresses are
+	// those of Services, not this host's.
+	Predecessors []string
 
 	// Overlay is how this node reaches nodes of other subnets.
 	Overlay overlay.Config

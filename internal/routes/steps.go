@@ -44,7 +44,8 @@ func (c *Controller) readLinks() error {
 		return fmt.Errorf("reading the host's addresses: %w", err)
 	}
 	links = slices.DeleteFunc(links, func(l link.Addr) bool {
-		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge // Pods come and go there
+		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge || // Pods come and go there
+			slices.Contains(c.config.Predecessors, l.Link) // and Services there
 	})
 	if slices.Equal(links, c.links) {
 		return nil

@@ -350,6 +350,24 @@ func TestNothingIsToldBeforeItIsServed(t *testing.T) {
 	r.end() // with a channel that nobody closes
 }
 
+// What an earlier release or kube-proxy has on its dummy link are addresses of
+// Services: they are told, and no network that this host has a part in.
+func TestAddressesOnTheLinkOfAPredecessorAreTold(t *testing.T) {
+	h := newHost(t)
+	old := []netip.Prefix{prefix("203.0.113.1/32"), prefix("10.96.0.1/32")}
+	h.links.AddLink("kube-ipvs0", 1500, old...)
+	h.routes.AddLink("kube-ipvs0", old...)
+	r := h.start(func(c *Config) {
+		c.VIPs, c.Predecessors = vipsOn(), []string{"kube-dummy-if", "kube-ipvs0"}
+		c.VIPs.Aggregate, c.VIPs.Discard = true, true
+	}, nodes(1))
+	r.serve(service("web local external=203.0.113.1"))
+	r.endpoints(slice("web", "web-1 10.244.1.2@n1"))
+	r.serve(service("api cluster=10.96.0.1"))
+	r.told(nodesAndRouters, "10.96.0.0/12 via 192.168.66.11 to 2", web)
+	r.routesAre("unreachable 10.96.0.0/12 proto 17")
+}
+
 // Two nodes with one Pod CIDR: the older one has it, and both are told.
 func TestAPodCIDRIsToldByOneNode(t *testing.T) {
 	h := newHost(t)
