@@ -32,9 +32,9 @@ type Config struct {
 	// restart, for at most RestartTime (whole seconds, at most 4095).
 	GracefulRestart bool
 	RestartTime     time.Duration
-	// Restarting says that a former run of this speaker left its routes in the
-	// kernel, so that peers are told that forwarding went on (the R and F bits
-	// of RFC 4724 section 3). A speaker that starts fresh leaves it unset.
+	// Restarting says that a former run of this speaker left the kernel as it
+	// was, so that peers are told that forwarding went on (the R and F bits of
+	// RFC 4724 section 3). A speaker that starts fresh leaves it unset.
 	Restarting bool
 	// DeferralTime is how long a restarting speaker waits for its peers'
 	// routes before it advertises (RFC 4724 section 4.1), at least a second.

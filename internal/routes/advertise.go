@@ -136,7 +136,7 @@ func (c *Controller) toldVIPs(nodes map[string]*cluster.Node) map[netip.Prefix]b
 // served as before from the first moment on; and not to tell them would be to
 // withdraw them.
 func (c *Controller) served() bool {
-	if c.config.VIPs.Served == nil || c.speaks.Restarting {
+	if c.config.VIPs.Served == nil || c.config.GracefulRestart && c.former {
 		return true
 	}
 	select {

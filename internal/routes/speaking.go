@@ -93,14 +93,15 @@ func anew(is, want bgp.Config) string {
 	return ""
 }
 
-// startSpeaker says that it restarts where a former run left routes: peers
-// then keep ours until we have sent them again.
+// startSpeaker says that it restarts where one spoke before: peers then keep our
+// routes until we have sent them again.
 func (c *Controller) startSpeaker(config bgp.Config) error {
 	left, err := c.drivers.Routes.List(route.Main)
 	if err != nil {
 		return err
 	}
-	config.Restarting = config.GracefulRestart && len(left) > 0
+	spoke := c.speaks.ASN != 0
+	config.Restarting = config.GracefulRestart && (c.former || spoke)
 	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
 	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
 	speaker, err := c.drivers.Speak(config, c.log)
