@@ -29,7 +29,7 @@ func peeringConfig(cfg config.Config) peering.Config {
 	if watchesServices(cfg) {
 		s := cfg.Services
 		c.Reject = slices.Concat(s.ExternalIPRanges, s.LoadBalancerIPRanges)
-		if s.RejectUnassigned { // else the range is a guess, and Pods may be in it
+		if s.RejectUnassigned { // else the range is a guess, and Pods may be in it; single addresses are refused in any case
 			c.Reject = append(c.Reject, s.ClusterIPRanges...)
 		}
 	}
@@ -44,7 +44,7 @@ func vipConfig(cfg config.Config, served <-chan struct{}) routes.VIPs {
 		Watch:      watchesServices(cfg),
 		ClusterIPs: tell.ClusterIPs, ExternalIPs: tell.ExternalIPs, LoadBalancerIPs: tell.LoadBalancerIPs,
 		ClusterIPRanges: s.ClusterIPRanges, ExternalIPRanges: s.ExternalIPRanges, LoadBalancerIPRanges: s.LoadBalancerIPRanges,
-		AnyIP: s.AnyIP, Aggregate: tell.Ranges, Discard: cfg.RunServiceProxy, Served: served,
+		AnyIP: s.AnyIP, Guessed: !s.RejectUnassigned, Aggregate: tell.Ranges, Discard: cfg.RunServiceProxy, Served: served,
 	}
 }
 

@@ -225,10 +225,14 @@ func TestWhatConcernsNobodyIsNoWork(t *testing.T) {
 	v := vipsOn()
 	v.ClusterIPs, v.ExternalIPs, v.LoadBalancerIPs = false, false, false
 	s := newVIPState("n1")
-	if s.service(cluster.Change[cluster.Service]{New: service("web cluster=10.96.0.1")}, v) || len(s.services) != 0 {
+	note := func(old, now *cluster.Service) bool {
+		dirty, _ := s.service(cluster.Change[cluster.Service]{Old: old, New: now}, v)
+		return dirty
+	}
+	if note(nil, service("web cluster=10.96.0.1")) || len(s.services) != 0 || len(s.owned) != 0 {
 		t.Error("a Service that tells nothing is kept")
 	}
-	if !s.service(cluster.Change[cluster.Service]{New: service("web cluster=10.96.0.1 advertise.clusterip=true")}, v) {
+	if !note(nil, service("web cluster=10.96.0.1 advertise.clusterip=true")) {
 		t.Error("one that does is not")
 	}
 	clear(s.dirty)
@@ -248,7 +252,7 @@ func TestWhatConcernsNobodyIsNoWork(t *testing.T) {
 	if len(s.local) != 0 {
 		t.Errorf("slices are left: %v", s.local)
 	}
-	if !s.service(cluster.Change[cluster.Service]{Old: service("web"), New: service("web cluster=10.96.0.1")}, v) || len(s.services) != 0 {
+	if !note(service("web"), service("web cluster=10.96.0.1")) || len(s.services) != 0 || len(s.owned) != 0 {
 		t.Error("a Service that tells nothing any more is kept")
 	}
 }
@@ -347,24 +351,6 @@ func TestNothingIsToldBeforeItIsServed(t *testing.T) {
 	r.until("the peers are told of the restart", func() bool { return h.speaker().Config().Restarting })
 	r.told(nodesAndRouters, web)
 	r.end() // with a channel that nobody closes
-}
-
-// What an earlier release or kube-proxy has on its dummy link are addresses of
-// Services: they are told, and no network that this host has a part in.
-func TestAddressesOnTheLinkOfAPredecessorAreTold(t *testing.T) {
-	h := newHost(t)
-	old := []netip.Prefix{prefix("203.0.113.1/32"), prefix("10.96.0.1/32")}
-	h.links.AddLink("kube-ipvs0", 1500, old...)
-	h.routes.AddLink("kube-ipvs0", old...)
-	r := h.start(func(c *Config) {
-		c.VIPs, c.Predecessors = vipsOn(), []string{"kube-dummy-if", "kube-ipvs0"}
-		c.VIPs.Aggregate, c.VIPs.Discard = true, true
-	}, nodes(1))
-	r.serve(service("web local external=203.0.113.1"))
-	r.endpoints(slice("web", "web-1 10.244.1.2@n1"))
-	r.serve(service("api cluster=10.96.0.1"))
-	r.told(nodesAndRouters, "10.96.0.0/12 via 192.168.66.11 to 2", web)
-	r.routesAre("unreachable 10.96.0.0/12 proto 17")
 }
 
 // Two nodes with one Pod CIDR: the older one has it, and both are told.
