@@ -67,7 +67,7 @@ func (c *Controller) speak(own peering.Own) error {
 		GracefulRestart: c.config.GracefulRestart, RestartTime: c.config.RestartTime, AdminAddr: c.config.AdminAddr,
 	}
 	if c.speaking() != nil {
-		why := anew(c.speaks, want)
+		why := anew(c.speaks, want, addrsOf(c.links))
 		if why == "" {
 			return nil
 		}
@@ -81,11 +81,16 @@ func (c *Controller) speak(own peering.Own) error {
 // anew says what of a speaker's configuration is another, or nothing. One that
 // is no reflector any more could go on without clients; but peers keep what a
 // speaker said that restarts gracefully, and drop it where a session changes.
-func anew(is, want bgp.Config) string {
+//
+// An address to listen at that this host has lost is no reason: nobody comes
+// there, the sessions at others are up, and when it is back it is listened at.
+func anew(is, want bgp.Config, host []netip.Addr) string {
+	listensElsewhere := slices.ContainsFunc(want.Listen, func(a netip.Addr) bool { return !slices.Contains(is.Listen, a) }) ||
+		slices.ContainsFunc(is.Listen, func(a netip.Addr) bool { return !slices.Contains(want.Listen, a) && slices.Contains(host, a) })
 	switch {
 	case is.ASN != want.ASN:
 		return "this node's AS number"
-	case is.RouterID != want.RouterID || !slices.Equal(is.Listen, want.Listen):
+	case is.RouterID != want.RouterID || listensElsewhere:
 		return "this node's address"
 	case is.ClusterID != want.ClusterID && (want.ClusterID.IsValid() || want.GracefulRestart):
 		return "this node's role as a reflector"
