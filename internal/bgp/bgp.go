@@ -42,7 +42,7 @@ type Config struct {
 	// before it may say what it originates.
 	DeferralTime time.Duration
 	// ClusterID makes this speaker a route reflector (RFC 4456) for its peers of
-	// Role Client; invalid means it is none.
+	// Role Client; invalid means it is none. SetCluster changes it.
 	ClusterID netip.Addr
 	// AdminAddr is where GoBGP's gRPC API listens for the gobgp command,
 	// "127.0.0.1:50051"; empty means nowhere.

@@ -72,6 +72,7 @@ type Config struct {
 // Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
 type Speaker interface {
 	SetPeers([]bgp.Peer) error
+	SetCluster(netip.Addr) error
 	Advertise([]bgp.Route) error
 	SetPolicy(bgp.Policy) error
 	NextHops(netip.Prefix) []netip.Addr

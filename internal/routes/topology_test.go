@@ -118,6 +118,34 @@ func TestAnnotationsAreFollowed(t *testing.T) {
 	}
 }
 
+// Without graceful restart a change of the role as a reflector is one of the
+// sessions with nodes, and routers see nothing of it.
+func TestTheRoleChangesInASpeakerThatRuns(t *testing.T) {
+	h := newHost(t)
+	r := h.start(func(c *Config) { c.GracefulRestart = false }, nodes(1, 2, 3))
+	const router, others = "- {remoteip: 192.168.66.1, remoteasn: 65100}\n", "192.168.66.1 as 65100 external\n192.168.66.12 as 64512 %[1]s\n192.168.66.13 as 64512 %[1]s"
+	r.set(noted(1, peersOf, router))
+	r.speaks("AS 64512\n" + fmt.Sprintf(others, "mesh"))
+	for _, step := range []struct {
+		set  *cluster.Node
+		want string
+	}{
+		{noted(1, peersOf, router, reflectorOf, "1.0.0.1"), "AS 64512, reflector with 192.168.66.11\n" + fmt.Sprintf(others, "client")},
+		{noted(1, peersOf, router), "AS 64512\n" + fmt.Sprintf(others, "mesh")},
+	} {
+		before := h.speaker().Sessions()
+		r.set(step.set)
+		r.speaks(step.want)
+		r.settled("sweep")
+		if got := h.speaker().Sessions() - before; got != 2 || h.started() != 1 {
+			t.Errorf("%d sessions of two nodes started anew, in %d speakers", got, h.started())
+		}
+	}
+	if !r.warns.warned("Node n1 RoleChanged") {
+		t.Error("nobody was warned")
+	}
+}
+
 // An address that the host loses for a while ends no session; one that it never
 // had before, or that is not to be listened at any more, needs another speaker.
 func TestAnAddressToListenAtComesAndGoes(t *testing.T) {
