@@ -87,7 +87,7 @@ func (a *agent) routes(d drivers, client *watch.Client, served, isolated <-chan 
 	cfg := a.cfg
 	c := routes.New(routes.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(), Peering: peeringConfig(cfg), Linger: linger, SettleTime: settleTime,
-		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served),
+		PodCIDRs: cfg.BGP.Advertise.PodCIDRs, VIPs: vipConfig(cfg, served), Predecessors: predecessors,
 		GracefulRestart: cfg.BGP.GracefulRestart, RestartTime: cfg.BGP.GracefulRestartTime,
 		AdminAddr: cfg.BGP.AdminAddress, PodEgress: cfg.CNI.PodEgress, EnableCNI: cfg.CNI.Enabled,
 		CNIFile: cfg.CNI.File, Policies: isolated, Hairpin: cfg.Services.HairpinMode, AutoMTU: cfg.CNI.AutoMTU,

@@ -28,6 +28,7 @@ func peeringConfig(cfg config.Config) peering.Config {
 	}
 	if watchesServices(cfg) {
 		s := cfg.Services
+		// Single addresses of Services are refused in any case.
 		c.Reject = slices.Concat(s.ExternalIPRanges, s.LoadBalancerIPRanges, s.KnownRanges())
 	}
 	return c

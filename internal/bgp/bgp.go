@@ -32,9 +32,9 @@ type Config struct {
 	// restart, for at most RestartTime (whole seconds, at most 4095).
 	GracefulRestart bool
 	RestartTime     time.Duration
-	// Restarting says that a former run of this speaker left its routes in the
-	// kernel, so that peers are told that forwarding went on (the R and F bits
-	// of RFC 4724 section 3). A speaker that starts fresh leaves it unset.
+	// Restarting says that a former run of this speaker left the kernel as it
+	// was, so that peers are told that forwarding went on (the R and F bits of
+	// RFC 4724 section 3). A speaker that starts fresh leaves it unset.
 	Restarting bool
 	// DeferralTime is how long a restarting speaker waits for its peers'
 	// routes before it advertises (RFC 4724 section 4.1), at least a second.
@@ -42,7 +42,7 @@ type Config struct {
 	// before it may say what it originates.
 	DeferralTime time.Duration
 	// ClusterID makes this speaker a route reflector (RFC 4456) for its peers of
-	// Role Client; invalid means it is none.
+	// Role Client; invalid means it is none. SetCluster changes it.
 	ClusterID netip.Addr
 	// AdminAddr is where GoBGP's gRPC API listens for the gobgp command,
 	// "127.0.0.1:50051"; empty means nowhere.

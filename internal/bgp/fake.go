@@ -22,6 +22,7 @@ type Fake struct {
 	policy     Policy
 	audience   map[netip.Prefix]Audience
 	sessions   int
+	moved      bool // the role has changed since SetPeers
 	stopped    bool
 }
 
@@ -42,8 +43,26 @@ func StartFake(config Config) (*Fake, error) {
 	}, nil
 }
 
-// Config is what the Fake was started with.
-func (f *Fake) Config() Config { return f.config }
+// Config is what the Fake was started with, and what SetCluster made of it.
+func (f *Fake) Config() Config {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.config
+}
+
+// SetCluster is Speaker.SetCluster.
+func (f *Fake) SetCluster(cluster netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return errStopped
+	}
+	if f.config.ClusterID != cluster {
+		f.moved = !f.moved
+	}
+	f.config.ClusterID = cluster
+	return nil
+}
 
 // SetPeers is Speaker.SetPeers.
 func (f *Fake) SetPeers(peers []Peer) error {
@@ -54,13 +73,14 @@ func (f *Fake) SetPeers(peers []Peer) error {
 	}
 	want, err := f.config.usable(peers)
 	for addr, p := range want {
-		if have := f.peers[addr]; have == nil || !sameSession(have.Peer, p) {
+		if have := f.peers[addr]; have == nil || !sameSession(have.Peer, p) || f.moved && p.Role != External && p.ASN == f.config.ASN {
 			f.peers[addr] = &PeerState{Peer: p, State: "Active"}
 			f.sessions++
 		} else {
 			have.Role = p.Role
 		}
 	}
+	f.moved = false
 	var gone []netip.Addr
 	for addr := range f.peers {
 		if _, ok := want[addr]; !ok {

@@ -23,29 +23,52 @@ const missTime = time.Second
 // missed holds what changed lately. It belongs to Speaker.mu.
 type missed struct {
 	last      time.Time
-	withdrawn map[netip.Prefix]time.Time
+	withdrawn map[netip.Prefix]withdrawal
+	forgetAt  int // how many there are when old ones are forgotten
 }
 
-// changed takes note of a change of what peers are told.
-func (m *missed) changed(prefix netip.Prefix, gone bool) {
-	m.last = time.Now()
+// withdrawal is when a prefix was withdrawn, and when that was told again.
+type withdrawal struct{ at, again time.Time }
+
+// changed takes note of a change of what peers are told. What is remembered is
+// bounded by its age alone: one of many that is forgotten too early stays with a
+// peer until its session ends.
+func (m *missed) changed(prefix netip.Prefix, gone bool, now time.Time) {
+	m.last = now
 	if !gone {
 		delete(m.withdrawn, prefix)
 		return
 	}
 	if m.withdrawn == nil {
-		m.withdrawn = map[netip.Prefix]time.Time{}
+		m.withdrawn, m.forgetAt = map[netip.Prefix]withdrawal{}, minForget
 	}
-	if len(m.withdrawn) >= maxWithdrawn {
-		maps.DeleteFunc(m.withdrawn, func(_ netip.Prefix, at time.Time) bool { return time.Since(at) > 3*missTime })
+	if len(m.withdrawn) >= m.forgetAt { // seldom, so that each costs little
+		maps.DeleteFunc(m.withdrawn, func(_ netip.Prefix, w withdrawal) bool { return now.Sub(w.at) > 3*missTime })
+		m.forgetAt = max(minForget, 2*len(m.withdrawn))
 	}
-	if len(m.withdrawn) < maxWithdrawn {
-		m.withdrawn[prefix] = m.last
-	}
+	m.withdrawn[prefix] = withdrawal{at: now}
 }
 
-// maxWithdrawn bounds what is remembered of routes that are gone.
-const maxWithdrawn = 1000
+// minForget is how many withdrawals are kept at least until old ones go.
+const minForget = 1000
+
+// around returns what was withdrawn when a session came up, but for what was
+// told again when it had been up for long enough.
+func (m *missed) around(since time.Time) []netip.Prefix {
+	var gone []netip.Prefix
+	for prefix, w := range m.withdrawn {
+		if since.Sub(w.at) < missTime && w.again.Before(since.Add(missTime)) {
+			gone = append(gone, prefix)
+		}
+	}
+	return gone
+}
+
+func (m *missed) toldAgain(prefix netip.Prefix, now time.Time) {
+	if w, ok := m.withdrawn[prefix]; ok {
+		m.withdrawn[prefix] = withdrawal{w.at, now}
+	}
+}
 
 // tellAgain sends a peer what it may have missed when its session came up.
 func (s *Speaker) tellAgain(addr netip.Addr, since time.Time) {
@@ -60,9 +83,8 @@ func (s *Speaker) tellAgain(addr netip.Addr, since time.Time) {
 	quiet := since.Sub(s.missed.last) > missTime
 	told := s.holdTells(since)
 	var gone []netip.Prefix
-	for prefix, at := range s.missed.withdrawn {
-		_, ours := s.advertised[prefix]
-		if !ours && len(s.learned[prefix]) == 0 && since.Sub(at) < missTime {
+	for _, prefix := range s.missed.around(since) {
+		if _, ours := s.advertised[prefix]; !ours && len(s.learned[prefix]) == 0 {
 			gone = append(gone, prefix)
 		}
 	}
@@ -92,7 +114,13 @@ func (s *Speaker) withdrawAgain(prefix netip.Prefix) error {
 	if _, err := s.server.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}}); err != nil {
 		return err
 	}
-	return s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path}})
+	if err := s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path}}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed.toldAgain(prefix, time.Now())
+	return nil
 }
 
 // anyHop is a next hop that nobody gets to see.

@@ -23,7 +23,10 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 	}
 	defer unlock()
 	want, unusable := s.config.usable(peers)
-	d := reconcile.Diff(s.configured(), want, sameSession)
+	clients := s.clients()
+	d := reconcile.Diff(s.configured(), want, func(is, want Peer) bool {
+		return sameSession(is, want) && clients[want.Addr] == s.reflectsTo(want)
+	})
 	errs := []error{unusable}
 	for _, addr := range slices.Concat(d.Remove, d.Change) {
 		errs = append(errs, s.removePeer(addr))
@@ -75,6 +78,17 @@ func (s *Speaker) configured() map[netip.Addr]Peer {
 	return peers
 }
 
+// clients are the peers that GoBGP reflects to.
+func (s *Speaker) clients() map[netip.Addr]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clients := map[netip.Addr]bool{}
+	for addr, session := range s.sessions {
+		clients[addr] = session.client
+	}
+	return clients
+}
+
 func (s *Speaker) removePeer(addr netip.Addr) error {
 	s.mu.Lock()
 	peer := s.sessions[addr].peer
@@ -111,7 +125,7 @@ func (s *Speaker) forgetPassword(p Peer) error {
 
 func (s *Speaker) addPeer(p Peer) error {
 	s.mu.Lock()
-	s.sessions[p.Addr] = &session{peer: p}
+	s.sessions[p.Addr] = &session{peer: p, client: s.reflectsTo(p)}
 	s.mu.Unlock()
 	request := &api.AddPeerRequest{Peer: s.peerConfig(p)}
 	err := s.server.AddPeer(context.Background(), request)

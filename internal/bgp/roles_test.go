@@ -257,6 +257,45 @@ func TestRoleOfANodeChanges(t *testing.T) {
 	}
 }
 
+// A speaker that becomes a reflector tells clients of each other, and stops it
+// when it is none any more. Its session with a router stays.
+func TestASpeakerBecomesAReflector(t *testing.T) {
+	const net = 69
+	r, a, b := start(t, testConfig(net, 1)), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
+	external := testConfig(net, 4)
+	external.ASN = 65001
+	router := start(t, external)
+	peers := func(role Role) {
+		t.Helper()
+		set(t, r, peering(net, 1, 2, 64512, role), peering(net, 1, 3, 64512, role), peering(net, 1, 4, 65001, External))
+	}
+	peers(Mesh)
+	set(t, router, peering(net, 4, 1, 64512, External))
+	for n, s := range map[byte]*Speaker{2: a, 3: b} {
+		set(t, s, peering(net, n, 1, 64512, Reflector))
+		advertise(t, s, own(net, n)...)
+	}
+	learns(t, r, "10.244.2.0/24 via [127.0.69.2]", "10.244.3.0/24 via [127.0.69.3]")
+	since := up(t, r, nodeAddr(net, 4)).Since
+	for _, c := range []struct {
+		cluster netip.Addr
+		role    Role
+		known   string
+	}{{nodeAddr(net, 1), Client, "10.244.3.0/24 via [127.0.69.3]"}, {netip.Addr{}, Mesh, ""}, {nodeAddr(net, 1), Client, "10.244.3.0/24 via [127.0.69.3]"}} {
+		if err := r.SetCluster(c.cluster); err != nil {
+			t.Fatal(err)
+		}
+		peers(c.role)
+		learns(t, a, c.known)
+		up(t, r, nodeAddr(net, 2))
+		learns(t, r, "10.244.2.0/24 via [127.0.69.2]", "10.244.3.0/24 via [127.0.69.3]")
+		learns(t, a, c.known)
+		if state := up(t, r, nodeAddr(net, 4)); state.Since != since {
+			t.Errorf("the session with the router started anew at %s", state.Since)
+		}
+	}
+}
+
 // A peer that becomes an external one is not told, even once, what is for
 // nodes.
 func TestRoleOfAPeerChanges(t *testing.T) {

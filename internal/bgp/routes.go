@@ -66,7 +66,7 @@ func (s *Speaker) originate(r Route) error {
 	}
 	s.mu.Lock()
 	s.advertised[r.Prefix] = r
-	s.missed.changed(r.Prefix, false)
+	s.missed.changed(r.Prefix, false, time.Now())
 	s.mu.Unlock()
 	s.log.Info("BGP route advertised", "prefix", r.Prefix, "nexthop", r.NextHop, "to", r.To)
 	return nil
@@ -85,7 +85,7 @@ func (s *Speaker) withdraw(prefix netip.Prefix) error {
 	}
 	s.mu.Lock()
 	delete(s.advertised, prefix)
-	s.missed.changed(prefix, true)
+	s.missed.changed(prefix, true, time.Now())
 	s.mu.Unlock()
 	s.log.Info("BGP route withdrawn", "prefix", prefix)
 	return nil
@@ -159,7 +159,7 @@ func (s *Speaker) pathsChanged(paths []*apiutil.Path) {
 		if prefix, ok := s.pathChanged(p); ok {
 			if s.config.ClusterID.IsValid() { // others are told of it
 				s.heard()
-				s.missed.changed(prefix, len(s.learned[prefix]) == 0)
+				s.missed.changed(prefix, len(s.learned[prefix]) == 0, time.Now())
 			}
 			changed = append(changed, prefix)
 		}

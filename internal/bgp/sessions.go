@@ -16,9 +16,11 @@ import (
 
 // session is a configured peer and what the events said about it.
 type session struct {
-	peer  Peer
-	state bgp.FSMState
-	since time.Time
+	peer Peer
+	// client says that GoBGP takes it for a client of this reflector.
+	client bool
+	state  bgp.FSMState
+	since  time.Time
 	// families are those that both sides speak.
 	families []bgp.Family
 	// waiting holds the families whose End-of-RIB the peer has promised (it

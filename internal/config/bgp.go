@@ -139,7 +139,7 @@ func (f *flags) defineAdvertisements(c *Config) {
 	addBool(f, &c.BGP.Advertise.LoadBalancerIPs, "advertise-loadbalancer-ip", false, "Load balancer IPs of Services."+sprintf(service, "loadbalancerip"))
 	addBool(f, &c.BGP.Advertise.Ranges, "advertise-service-ranges", false,
 		"In place of single addresses of Services the range that they are in: --service-cluster-ip-range, --service-external-ip-range or --loadbalancer-ip-range. "+
-			"Addresses of Services with traffic policy Local are told in any case.")
+			"Cluster IPs are told one by one where --service-cluster-ip-range is not set. Addresses of Services with traffic policy Local are told in any case.")
 	addBool(f, &c.BGP.NextHopSelf, "override-nexthop", false,
 		"Give these peers the address of their own session for next hop, in place of the node's.")
 }
@@ -157,6 +157,9 @@ func (f *flags) setBGP(c *Config) error {
 	}
 	if !netip.MustParseAddr(f.adminAddr).IsLoopback() && c.BGP.AdminAddress != "" {
 		c.Warnings = append(c.Warnings, "--gobgp-admin-address="+f.adminAddr+": whoever reaches it can change the routes of this node")
+	}
+	if tell := c.BGP.Advertise; tell.Ranges && tell.ClusterIPs && !f.set.Changed("service-cluster-ip-range") {
+		c.Warnings = append(c.Warnings, "--advertise-service-ranges: cluster IPs are told one by one, because nobody said which range they are of: set --service-cluster-ip-range")
 	}
 	if f.bgp.bfd {
 		if c.BGP.MultihopTTL > 1 {

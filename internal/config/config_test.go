@@ -147,6 +147,11 @@ func TestParse(t *testing.T) {
 		}},
 		{"--enable-ibgp=false --advertise-pod-cidr=false --advertise-cluster-ip --advertise-external-ip --advertise-loadbalancer-ip --advertise-service-ranges", func(c *Config) {
 			c.BGP.NodePeers, c.BGP.Advertise = false, Advertise{ClusterIPs: true, ExternalIPs: true, LoadBalancerIPs: true, Ranges: true}
+			c.Warnings = []string{"--advertise-service-ranges: cluster IPs are told one by one, because nobody said which range they are of: set --service-cluster-ip-range"}
+		}},
+		{"--advertise-cluster-ip --advertise-service-ranges --service-cluster-ip-range=10.43.0.0/16", func(c *Config) {
+			c.BGP.Advertise.ClusterIPs, c.BGP.Advertise.Ranges = true, true
+			c.Services.ClusterIPRanges, c.Services.RejectUnassigned = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, true
 		}},
 		{"--bgp-graceful-restart-deferral-time=1m", func(c *Config) { c.BGP.DeferralTime = time.Minute }},
 		{"--bgp-graceful-restart-deferral-time=6m", func(c *Config) {

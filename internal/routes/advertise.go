@@ -13,11 +13,28 @@ import (
 
 func (c *Controller) serviceChanged(change cluster.Change[cluster.Service]) {
 	c.mu.Lock()
-	dirty := c.vips.service(change, c.config.VIPs)
+	dirty, moved := c.vips.service(change, c.config.VIPs)
+	speaker := c.speaker
 	c.mu.Unlock()
 	if dirty {
 		c.queue.Mark(key{step: stepVIPs})
 	}
+	if speaker == nil {
+		return
+	}
+	for _, a := range moved { // a peer may have told it
+		if p := netip.PrefixFrom(a, a.BitLen()); len(speaker.NextHops(p)) > 0 {
+			c.queue.Mark(key{stepRoute, p})
+		}
+	}
+}
+
+// ofService says whether a prefix is an address of a Service that this node
+// may tell.
+func (c *Controller) ofService(p netip.Prefix) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.IsSingleIP() && c.vips.owned[p.Addr()] > 0
 }
 
 func (c *Controller) sliceChanged(change cluster.Change[cluster.EndpointSlice]) {
@@ -136,7 +153,7 @@ func (c *Controller) toldVIPs(nodes map[string]*cluster.Node) map[netip.Prefix]b
 // served as before from the first moment on; and not to tell them would be to
 // withdraw them.
 func (c *Controller) served() bool {
-	if c.config.VIPs.Served == nil || c.speaks.Restarting {
+	if c.config.VIPs.Served == nil || c.config.GracefulRestart && c.former {
 		return true
 	}
 	select {

@@ -40,6 +40,9 @@ type Config struct {
 	// addresses of Services that these are told.
 	PodCIDRs bool
 	VIPs     VIPs
+	// Predecessors are the links of other service proxies: their addresses are
+	// those of Services, not this host's.
+	Predecessors []string
 
 	// Overlay is how this node reaches nodes of other subnets.
 	Overlay overlay.Config
@@ -72,6 +75,7 @@ type Config struct {
 // Speaker is what the controller asks of BGP: *bgp.Speaker, or a fake.
 type Speaker interface {
 	SetPeers([]bgp.Peer) error
+	SetCluster(netip.Addr) error
 	Advertise([]bgp.Route) error
 	SetPolicy(bgp.Policy) error
 	NextHops(netip.Prefix) []netip.Addr

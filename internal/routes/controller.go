@@ -51,6 +51,7 @@ type Controller struct {
 	speaks    bgp.Config // what the speaker that runs was started with
 	own       peering.Own
 	ownNode   *cluster.Node // that it was read from
+	former    bool          // an agent programmed this host before, since it was booted
 	left      bool          // routes of a former run, when the speaker was started
 	settled   time.Time     // when all peers had delivered their tables
 	wanted    []bgp.Peer

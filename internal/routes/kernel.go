@@ -21,6 +21,9 @@ func (c *Controller) program(keys []key) map[netip.Prefix]error {
 	changes := make(map[route.Key]*route.Route, len(keys))
 	for _, k := range keys {
 		r, reason := compileRoute(k.prefix, speaker.NextHops(k.prefix), me, c.links, c.tunnels)
+		if r != nil && c.ofService(k.prefix) {
+			r, reason = nil, "an address of a Service of this cluster"
+		}
 		if c.discarded[k.prefix] {
 			r, reason = &route.Route{Key: route.Key{Table: route.Main, Dst: k.prefix}, Type: route.Unreachable}, ""
 		}

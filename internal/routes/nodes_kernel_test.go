@@ -23,6 +23,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
+	"github.com/kube-router/kube-router/internal/peering"
 )
 
 // Each node of these tests is a network namespace in which this test binary
@@ -100,8 +101,11 @@ func agent(name string) error {
 	feeds := cluster.NewFeeds()
 	whom := fullMesh()
 	whom.FullMesh = os.Getenv("NO_MESH") == ""
+	if router := os.Getenv("ROUTER"); router != "" {
+		whom.Between, whom.Routers = false, []peering.Router{{Addr: addr(router), ASN: 65001}}
+	}
 	c := New(Config{
-		NodeName: name, Families: families, Overlay: overlayOf(os.Getenv("OVERLAY")), Peering: whom, Linger: 8 * time.Second, SettleTime: 3 * time.Second,
+		NodeName: name, Families: families, PodCIDRs: true, Overlay: overlayOf(os.Getenv("OVERLAY")), Peering: whom, Linger: 8 * time.Second, SettleTime: 3 * time.Second,
 		GracefulRestart: os.Getenv("GRACEFUL") != "", RestartTime: time.Minute, PodEgress: true, AutoMTU: true,
 		EgressExcluded: []netip.Prefix{prefix("198.51.100.0/24")},
 		EnableCNI:      true, CNIFile: os.Getenv("CNI_FILE"), SyncPeriod: time.Minute,

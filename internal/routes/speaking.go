@@ -22,7 +22,7 @@ func (c *Controller) speakAs(node *cluster.Node) error {
 	if err != nil {
 		return err
 	}
-	if err := c.speak(own); err != nil {
+	if err := c.speak(node, own); err != nil {
 		return err
 	}
 	c.ownNode = node
@@ -60,47 +60,73 @@ func (c *Controller) node(name string) *cluster.Node {
 
 // speak starts the speaker, or another one where what a speaker cannot change
 // is another.
-func (c *Controller) speak(own peering.Own) error {
+func (c *Controller) speak(node *cluster.Node, own peering.Own) error {
 	want := bgp.Config{
 		ASN: own.ASN, RouterID: own.RouterID, ClusterID: own.ClusterID, DeferralTime: own.DeferralTime,
 		Listen: own.Listen, Port: c.config.Peering.Port, Families: c.config.Families,
 		GracefulRestart: c.config.GracefulRestart, RestartTime: c.config.RestartTime, AdminAddr: c.config.AdminAddr,
 	}
-	if c.speaking() != nil {
-		why := anew(c.speaks, want)
-		if why == "" {
-			return nil
-		}
-		c.log.Info("routes: BGP starts anew, because "+why+" changed", "asn", want.ASN, "routerID", want.RouterID,
-			"clusterID", want.ClusterID, "listen", want.Listen)
-		c.stopSpeaker()
+	speaker := c.speaking()
+	if speaker == nil {
+		return c.startSpeaker(want)
 	}
+	why := anew(c.speaks, want, addrsOf(c.links))
+	if why == "" {
+		return c.changeRole(speaker, node, want)
+	}
+	c.log.Info("routes: BGP starts anew, because "+why+" changed", "asn", want.ASN, "routerID", want.RouterID,
+		"clusterID", want.ClusterID, "listen", want.Listen)
+	c.stopSpeaker()
 	return c.startSpeaker(want)
 }
 
-// anew says what of a speaker's configuration is another, or nothing. One that
-// is no reflector any more could go on without clients; but peers keep what a
-// speaker said that restarts gracefully, and drop it where a session changes.
-func anew(is, want bgp.Config) string {
+// changeRole makes the speaker a reflector, or none. Without graceful restart
+// the nodes drop this one's routes while their sessions with it start anew; so
+// would the routers if the speaker did.
+func (c *Controller) changeRole(speaker Speaker, node *cluster.Node, want bgp.Config) error {
+	if c.speaks.ClusterID == want.ClusterID {
+		return nil
+	}
+	if err := speaker.SetCluster(want.ClusterID); err != nil {
+		return err
+	}
+	c.speaks.ClusterID, c.wanted = want.ClusterID, nil
+	clear(c.leaving) // their sessions were those of the former role
+	c.queue.Mark(key{step: stepPeers})
+	c.events.Warn("Node", &node.Meta, "RoleChanged", "The node's role as a route reflector changed: "+
+		"its sessions with other nodes start anew, and without --bgp-graceful-restart these have no routes to its Pods for some seconds")
+	return nil
+}
+
+// anew says what of a speaker's configuration is another, or nothing. The role
+// as a reflector can change in one that runs; but peers keep what a speaker said
+// that restarts gracefully, and drop it where a session changes.
+//
+// An address to listen at that this host has lost is no reason: nobody comes
+// there, the sessions at others are up, and when it is back it is listened at.
+func anew(is, want bgp.Config, host []netip.Addr) string {
+	listensElsewhere := slices.ContainsFunc(want.Listen, func(a netip.Addr) bool { return !slices.Contains(is.Listen, a) }) ||
+		slices.ContainsFunc(is.Listen, func(a netip.Addr) bool { return !slices.Contains(want.Listen, a) && slices.Contains(host, a) })
 	switch {
 	case is.ASN != want.ASN:
 		return "this node's AS number"
-	case is.RouterID != want.RouterID || !slices.Equal(is.Listen, want.Listen):
+	case is.RouterID != want.RouterID || listensElsewhere:
 		return "this node's address"
-	case is.ClusterID != want.ClusterID && (want.ClusterID.IsValid() || want.GracefulRestart):
+	case is.ClusterID != want.ClusterID && want.GracefulRestart:
 		return "this node's role as a reflector"
 	}
 	return ""
 }
 
-// startSpeaker says that it restarts where a former run left routes: peers
-// then keep ours until we have sent them again.
+// startSpeaker says that it restarts where one spoke before: peers then keep our
+// routes until we have sent them again.
 func (c *Controller) startSpeaker(config bgp.Config) error {
 	left, err := c.drivers.Routes.List(route.Main)
 	if err != nil {
 		return err
 	}
-	config.Restarting = config.GracefulRestart && len(left) > 0
+	spoke := c.speaks.ASN != 0
+	config.Restarting = config.GracefulRestart && (c.former || spoke)
 	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
 	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
 	speaker, err := c.drivers.Speak(config, c.log)

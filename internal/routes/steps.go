@@ -10,29 +10,36 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/cni"
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/link"
 )
 
 var (
-	errNotRead = errors.New("the kernel's routes could not be read yet")
+	errNotRead = errors.New("the kernel's routes and IP sets could not be read yet")
 	// errLater is what a step returns that another one marks when it is time.
 	errLater      = errors.New("not yet")
 	errNoPolicies = errors.New("waiting for the policies to be in force, so that no Pod starts before they are: the policy controller says what it waits for")
 )
 
 // load reads the kernel's routes once, so that those that are right already
-// are adopted.
+// are adopted. Its IP sets tell that an agent ran here before: they come with
+// every run, and outlive it but not the host's. Routes do not, where nothing was
+// learned, and the bridge may be one that the CNI plugin made after a boot.
 func (c *Controller) load() bool {
 	if c.loaded {
 		return true
 	}
-	if err := errors.Join(c.routes.Load(), c.detours.Load()); err != nil {
+	if err := errors.Join(c.routes.Load(), c.detours.Load(), c.sets.Load()); err != nil {
 		if !c.reported[err.Error()] {
 			c.reported[err.Error()] = true
 			c.log.Warn("routes: cannot begin", "err", err)
 		}
 		return false
+	}
+	for _, f := range []inet.Family{inet.IPv4, inet.IPv6} { // the enabled ones may have been others
+		_, there := c.sets.Held(setName(podSubnets, f))
+		c.former = c.former || there
 	}
 	c.loaded = true
 	return true
@@ -45,7 +52,8 @@ func (c *Controller) readLinks() error {
 		return fmt.Errorf("reading the host's addresses: %w", err)
 	}
 	links = slices.DeleteFunc(links, func(l link.Addr) bool {
-		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge // Pods come and go there
+		return !l.Prefix.Addr().IsGlobalUnicast() || l.Link == Bridge || // Pods come and go there
+			slices.Contains(c.config.Predecessors, l.Link) // and Services there
 	})
 	if slices.Equal(links, c.links) {
 		return nil

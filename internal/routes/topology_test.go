@@ -16,6 +16,7 @@ const (
 	reflectorOf = "kube-router.io/node.bgp.routereflector.cluster-id"
 	asnOf       = "kube-router.io/node.asn"
 	peersOf     = "kube-router.io/peers"
+	listenAt    = "kube-router.io/bgp-local-addresses"
 )
 
 // noted is a node with annotations, key and value in turn.
@@ -115,6 +116,68 @@ func TestAnnotationsAreFollowed(t *testing.T) {
 	if r.warns.warned("pass%word") {
 		t.Error("a password was told")
 	}
+}
+
+// Without graceful restart a change of the role as a reflector is one of the
+// sessions with nodes, and routers see nothing of it.
+func TestTheRoleChangesInASpeakerThatRuns(t *testing.T) {
+	h := newHost(t)
+	r := h.start(func(c *Config) { c.GracefulRestart = false }, nodes(1, 2, 3))
+	const router, others = "- {remoteip: 192.168.66.1, remoteasn: 65100}\n", "192.168.66.1 as 65100 external\n192.168.66.12 as 64512 %[1]s\n192.168.66.13 as 64512 %[1]s"
+	r.set(noted(1, peersOf, router))
+	r.speaks("AS 64512\n" + fmt.Sprintf(others, "mesh"))
+	for _, step := range []struct {
+		set  *cluster.Node
+		want string
+	}{
+		{noted(1, peersOf, router, reflectorOf, "1.0.0.1"), "AS 64512, reflector with 192.168.66.11\n" + fmt.Sprintf(others, "client")},
+		{noted(1, peersOf, router), "AS 64512\n" + fmt.Sprintf(others, "mesh")},
+	} {
+		before := h.speaker().Sessions()
+		r.set(step.set)
+		r.speaks(step.want)
+		r.settled("sweep")
+		if got := h.speaker().Sessions() - before; got != 2 || h.started() != 1 {
+			t.Errorf("%d sessions of two nodes started anew, in %d speakers", got, h.started())
+		}
+	}
+	if !r.warns.warned("Node n1 RoleChanged") {
+		t.Error("nobody was warned")
+	}
+}
+
+// An address that the host loses for a while ends no session; one that it never
+// had before, or that is not to be listened at any more, needs another speaker.
+func TestAnAddressToListenAtComesAndGoes(t *testing.T) {
+	h := newHost(t)
+	const first, both = "172.16.0.1", "172.16.0.1,172.17.0.1"
+	h.links.AddLink("eth1", 1500, prefix(first+"/24"))
+	h.routes.AddLink("eth1", prefix(first+"/24"))
+	r := h.start(nil, nodes(2))
+	r.set(noted(1, listenAt, first))
+	r.until("a speaker", func() bool { return h.started() == 1 })
+	r.listens("192.168.66.11 172.16.0.1", 1)
+	h.links.DelLink("eth1")
+	h.routes.DelLink("eth1")
+	r.until("the loss is told", func() bool { return r.warns.warned("no link of this host has the address " + first) })
+	r.settled("sweep")
+	r.listens("192.168.66.11 172.16.0.1", 1)
+	r.addLink("eth1", first+"/24")
+	r.settled("sweep")
+	r.listens("192.168.66.11 172.16.0.1", 1)
+	r.addLink("eth2", "172.17.0.1/24")
+	r.set(noted(1, listenAt, both))
+	r.listens("192.168.66.11 172.16.0.1 172.17.0.1", 2)
+	r.set(noted(1, listenAt, first))
+	r.listens("192.168.66.11 172.16.0.1", 3)
+}
+
+// listens waits until the speaker, the one of a number, listens at addresses.
+func (r *run) listens(want string, started int) {
+	r.t.Helper()
+	r.until(fmt.Sprintf("speaker %d listens at %s", started, want), func() bool {
+		return r.host.started() == started && fmt.Sprint(r.host.speaker().Config().Listen) == "["+want+"]"
+	})
 }
 
 func (h *host) started() int {

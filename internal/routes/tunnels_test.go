@@ -145,6 +145,7 @@ func TestTunnelsLeadToOtherSubnets(t *testing.T) {
 
 func TestTunnelsFollowTheNodes(t *testing.T) {
 	h := strictHost(t)
+	h.links.WithoutIPv6 = true // which a cluster of IPv4 needs nothing of
 	r := h.start(with(overlay.Config{Encap: overlay.VXLAN, Port: 4789}), nodes(1, 2))
 	r.answers(2)
 	<-r.Ready()
@@ -166,8 +167,6 @@ kube-tun-vxlan vxlan local 192.168.66.11 mtu 1400 port 4789 src 192.168.66.11
 02:6b:c0:a8:46:0e dst 192.168.70.14
 192.168.70.13 lladdr 02:6b:c0:a8:46:0d
 192.168.70.14 lladdr 02:6b:c0:a8:46:0e
-fe80::6b:c0ff:fea8:460d lladdr 02:6b:c0:a8:46:0d
-fe80::6b:c0ff:fea8:460e lladdr 02:6b:c0:a8:46:0e
 kube-bridge bridge mtu 1400 up
 32700: from 10.244.1.0/24 lookup 77
 # main

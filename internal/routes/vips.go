@@ -24,8 +24,8 @@ type VIPs struct {
 	// told. AnyIP says that external and load balancer IPs need no range.
 	ClusterIPRanges, ExternalIPRanges, LoadBalancerIPRanges []netip.Prefix
 	AnyIP                                                   bool
-	// Guessed says that ClusterIPRanges may be others': what is in them is told
-	// all the same.
+	// Guessed says that nobody set ClusterIPRanges, which may be others': they are
+	// never told as such, and what is in them is told all the same.
 	Guessed bool
 	// Aggregate tells a range instead of the addresses in it. Discard says that
 	// this node answers for the addresses of such a range that nobody has.
@@ -49,7 +49,11 @@ func (v VIPs) aggregates() []netip.Prefix {
 	if !v.Aggregate {
 		return nil
 	}
-	return slices.Concat(v.ClusterIPRanges, v.ExternalIPRanges, v.LoadBalancerIPRanges)
+	ranges := slices.Concat(v.ExternalIPRanges, v.LoadBalancerIPRanges)
+	if !v.Guessed {
+		ranges = slices.Concat(v.ClusterIPRanges, ranges)
+	}
+	return ranges
 }
 
 // place is where an address is served.
@@ -148,6 +152,8 @@ func localFamilies(slice *cluster.EndpointSlice, node string) (ready families) {
 type vipState struct {
 	node     string
 	services map[cluster.Key]*cluster.Service
+	// owned are their addresses, told or not, and how many Services have each.
+	owned map[netip.Addr]int
 	// local are the EndpointSlices with a ready endpoint of this node, by
 	// Service.
 	local map[cluster.Key]map[cluster.Key]families
@@ -161,18 +167,18 @@ type vipState struct {
 func newVIPState(node string) *vipState {
 	return &vipState{
 		node:     node,
-		services: map[cluster.Key]*cluster.Service{}, local: map[cluster.Key]map[cluster.Key]families{},
+		services: map[cluster.Key]*cluster.Service{}, owned: map[netip.Addr]int{}, local: map[cluster.Key]map[cluster.Key]families{},
 		dirty: map[cluster.Key]struct{}{},
 		told:  map[cluster.Key]map[netip.Addr]bool{}, claims: map[netip.Addr]map[cluster.Key]bool{},
 	}
 }
 
-// service takes note of a Service, and says whether anything is to be done.
-func (s *vipState) service(change cluster.Change[cluster.Service], v VIPs) bool {
-	if now := change.New; now != nil && v.mayTell(now) {
-		s.services[now.Key] = now
-		s.dirty[now.Key] = struct{}{}
-		return true
+// service takes note of a Service. It says whether anything is to be done, and
+// which addresses came to be a Service's, or are none's any more.
+func (s *vipState) service(change cluster.Change[cluster.Service], v VIPs) (dirty bool, moved []netip.Addr) {
+	now := change.New
+	if now != nil && !v.mayTell(now) {
+		now = nil
 	}
 	key := cluster.Key{}
 	if change.New != nil {
@@ -180,12 +186,40 @@ func (s *vipState) service(change cluster.Change[cluster.Service], v VIPs) bool 
 	} else {
 		key = change.Old.Key
 	}
-	if s.services[key] == nil {
-		return false
+	before := s.services[key]
+	if before == nil && now == nil {
+		return false, nil
 	}
-	delete(s.services, key)
+	moved = s.own(before, now)
+	if s.services[key] = now; now == nil {
+		delete(s.services, key)
+	}
 	s.dirty[key] = struct{}{}
-	return true
+	return true, moved
+}
+
+// own counts the addresses of a Service that changed.
+func (s *vipState) own(before, now *cluster.Service) (moved []netip.Addr) {
+	for _, a := range addresses(now) {
+		if s.owned[a]++; s.owned[a] == 1 {
+			moved = append(moved, a)
+		}
+	}
+	for _, a := range addresses(before) {
+		if s.owned[a]--; s.owned[a] == 0 {
+			delete(s.owned, a)
+			moved = append(moved, a)
+		}
+	}
+	return moved
+}
+
+// addresses are all that a Service has, nil for none.
+func addresses(s *cluster.Service) []netip.Addr {
+	if s == nil {
+		return nil
+	}
+	return slices.Concat(s.ClusterIPs, s.ExternalIPs, s.LoadBalancerIPs)
 }
 
 // slice takes note of an EndpointSlice, and says whether anything is to be

@@ -15,6 +15,8 @@ import (
 type Fake struct {
 	// Record is as Kernel has it.
 	Record *record.File
+	// WithoutIPv6 is a host that was booted with ipv6.disable=1.
+	WithoutIPv6 bool
 
 	mu      sync.Mutex
 	links   []*fakeLink // in the order of their indexes
@@ -31,7 +33,7 @@ type fakeLink struct {
 	bridge  string
 	hairpin bool
 	tunnel  Tunnel
-	nodes   []netip.Addr // that a VXLAN knows
+	entries map[string]bool // of the nodes that a VXLAN knows
 }
 
 var _ Interface = (*Fake)(nil)

@@ -174,8 +174,13 @@ type peer struct {
 	hops []netip.Addr
 }
 
+// peer has next hops of the families that the Tunnel is for: a host that was
+// booted without IPv6 takes no neighbour of it.
 func (t Tunnel) peer(node netip.Addr) peer {
-	p := peer{node: node, hops: []netip.Addr{t.NextHop(node, inet.IPv6)}}
+	p := peer{node: node}
+	if t.Sources[1].IsValid() || t.Local.Is6() {
+		p.hops = append(p.hops, t.NextHop(node, inet.IPv6))
+	}
 	if t.Carries(inet.IPv4) {
 		p.hops = append(p.hops, node)
 	}

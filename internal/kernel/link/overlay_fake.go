@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // EnsureTunnel implements Interface.
@@ -25,7 +26,7 @@ func (f *Fake) EnsureTunnel(t Tunnel) (changed bool, err error) {
 		return false, nil
 	}
 	if before := l.tunnel; t.Kind == VXLAN && (before.Local != t.Local || before.Port != t.Port) {
-		l.nodes = nil // it was made anew
+		l.entries = nil // it was made anew
 	}
 	l.up, l.tunnel, l.MTU = true, t, t.MTU
 	f.changes++
@@ -43,29 +44,27 @@ func (f *Fake) SetTunnelNodes(t Tunnel, nodes []netip.Addr) (changed int, err er
 	if l == nil {
 		return 0, fmt.Errorf("link %s: %w", t.Name(), ErrNotFound)
 	}
-	changed = len(l.entries(nodes)) + len(l.entries(l.nodes))
-	for entry := range l.entries(nodes) {
-		if l.entries(l.nodes)[entry] {
+	want := map[string]bool{} // the lines of bridge fdb and of ip neighbour
+	for _, node := range nodes {
+		want[fmt.Sprintf("%s dst %s", hardwareAddr(node), node)] = true
+		for _, hop := range t.peer(node).hops {
+			if f.WithoutIPv6 && hop.Is6() {
+				return 0, fmt.Errorf("neighbour %s for %s: %w", hop, t.Name(), syscall.EAFNOSUPPORT)
+			}
+			want[fmt.Sprintf("%s lladdr %s", hop, hardwareAddr(node))] = true
+		}
+	}
+	changed = len(want) + len(l.entries)
+	for entry := range want {
+		if l.entries[entry] {
 			changed -= 2
 		}
 	}
 	if changed > 0 {
 		f.changes++
 	}
-	l.nodes = slices.SortedFunc(slices.Values(nodes), netip.Addr.Compare)
+	l.entries = want
 	return changed, nil
-}
-
-// entries are the lines of bridge fdb and of ip neighbour for the nodes.
-func (l *fakeLink) entries(nodes []netip.Addr) map[string]bool {
-	all := map[string]bool{}
-	for _, node := range nodes {
-		all[fmt.Sprintf("%s dst %s", hardwareAddr(node), node)] = true
-		for _, hop := range l.tunnel.peer(node).hops {
-			all[fmt.Sprintf("%s lladdr %s", hop, hardwareAddr(node))] = true
-		}
-	}
-	return all
 }
 
 // TunnelText is a Tunnel as it is there, with the nodes that it knows, or "".
@@ -77,7 +76,7 @@ func (f *Fake) TunnelText(name string) string {
 		return ""
 	}
 	lines := []string{l.tunnel.String()}
-	for entry := range l.entries(l.nodes) {
+	for entry := range l.entries {
 		lines = append(lines, entry)
 	}
 	slices.Sort(lines[1:])

@@ -82,11 +82,21 @@ func testVXLAN(t *testing.T, s system) {
 }
 
 func testVXLANNodes(t *testing.T, s system) {
-	tunnel := Tunnel{Kind: VXLAN, Local: node1, MTU: 1450, Port: 4789}
+	tunnel := Tunnel{Kind: VXLAN, Local: node1, MTU: 1450, Port: 4789, Sources: [2]netip.Addr{node1}}
 	s.ensureTunnel(t, tunnel, true, tunnel.String())
-	s.tunnelNodes(t, tunnel, 6, node2, node3)
+	s.tunnelNodes(t, tunnel, 2, node2)
+	s.ensureTunnel(t, tunnel, false, `
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11
+02:6b:c0:a8:42:0c dst 192.168.66.12
+192.168.66.12 lladdr 02:6b:c0:a8:42:0c
+`)
+	tunnel.Sources[1] = six1
+	if _, err := s.EnsureTunnel(tunnel); err != nil {
+		t.Error(err)
+	}
+	s.tunnelNodes(t, tunnel, 4, node2, node3)
 	both := `
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11 src fd00:66::11
 02:6b:c0:a8:42:0c dst 192.168.66.12
 02:6b:c0:a8:46:0d dst 192.168.70.13
 192.168.66.12 lladdr 02:6b:c0:a8:42:0c
@@ -98,7 +108,7 @@ fe80::6b:c0ff:fea8:460d lladdr 02:6b:c0:a8:46:0d
 	s.tunnelNodes(t, tunnel, 0, node3, node2)
 	s.tunnelNodes(t, tunnel, 3, node3)
 	s.ensureTunnel(t, tunnel, false, `
-kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789
+kube-tun-vxlan vxlan local 192.168.66.11 mtu 1450 port 4789 src 192.168.66.11 src fd00:66::11
 02:6b:c0:a8:46:0d dst 192.168.70.13
 192.168.70.13 lladdr 02:6b:c0:a8:46:0d
 fe80::6b:c0ff:fea8:460d lladdr 02:6b:c0:a8:46:0d
