@@ -10,6 +10,7 @@ import (
 )
 
 func TestSessionAffinity(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "a", 2)
@@ -26,6 +27,7 @@ func TestSessionAffinity(t *testing.T) {
 // A client of a datagram service that never changes its port moves on when its
 // endpoint goes.
 func TestDatagramsMoveOn(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "a", 2)
@@ -40,6 +42,7 @@ func TestDatagramsMoveOn(t *testing.T) {
 
 // While the last endpoint terminates and still serves, it is used.
 func TestTerminatingEndpointServes(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(`
@@ -70,6 +73,7 @@ spec:
 }
 
 func TestSCTP(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(`
