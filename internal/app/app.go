@@ -82,6 +82,9 @@ func newAgent(cfg config.Config, log *slog.Logger, version string) *agent {
 // Run runs the agent until ctx ends. Whatever is missing, it waits for and
 // says so; its error is for what waiting cannot mend.
 func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer) error {
+	if err := checkPrivileges(); err != nil {
+		return err
+	}
 	log := newLogger(logTo, cfg.Verbosity)
 	log.Info("kube-router starts", "version", version, "node", cfg.NodeName, "controllers", strings.Join(enabled(cfg), ","))
 	for _, warning := range cfg.Warnings {

@@ -96,3 +96,20 @@ func TestAnswersWhileItWaits(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// Once there are controllers, the probes are theirs.
+func TestChecksAfterTheWait(t *testing.T) {
+	a := testAgent(t, "--run-service-proxy=false", "--run-router=false")
+	alive, ready := a.checks()
+	if got := answer(ready[policyName]()); got != "false starting" {
+		t.Errorf("before: %q", got)
+	}
+	a.parts = []part{{policyName, (&stub{}).finish()}}
+	close(a.built)
+	if got := answer(alive[policyName]()); got != "true waits for changes" || len(alive) != 1 {
+		t.Errorf("/healthz: %q of %d", got, len(alive))
+	}
+	if got := answer(ready[policyName]()); got != "true ready" || len(ready) != 1 {
+		t.Errorf("/readyz: %q of %d", got, len(ready))
+	}
+}

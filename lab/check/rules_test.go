@@ -22,6 +22,8 @@ import (
 // one a minute for an hour.
 func healthy() map[string]string {
 	return map[string]string{
+		`kube_daemonset_status_number_unavailable{namespace="kube-system",daemonset="kube-router"}`: "0x60",
+		`kube_daemonset_status_number_unavailable{namespace="kube-system",daemonset="other"}`:       "1x60",
 		`up{job="kube-router",node="n1"}`:                                                              "1x60",
 		`process_start_time_seconds{job="kube-router",node="n1"}`:                                      "1000x60",
 		`process_resident_memory_bytes{job="kube-router",node="n1"}`:                                   "40000000x60",
@@ -51,6 +53,11 @@ func TestAlertsFire(t *testing.T) {
 		{"a missed scrape", map[string]string{`up{job="kube-router",node="n1"}`: "1x10 0x2 1x48"}, ""},
 		{"the agent does not answer", map[string]string{`up{job="kube-router",node="n1"}`: "1x9 0x50"},
 			"KubeRouterDown 15m: kube-router on n1 does not answer"},
+		{"a node has no agent", map[string]string{`kube_daemonset_status_number_unavailable{namespace="kube-system",daemonset="kube-router"}`: "0x9 2x50"},
+			"KubeRouterMissing 25m: kube-router is missing or not ready on 2 of its nodes"},
+		{"a rolling update", map[string]string{`kube_daemonset_status_number_unavailable{namespace="kube-system",daemonset="kube-router"}`: "0x9 1x12 0x39"}, ""},
+		{"no agent at all", map[string]string{`up{job="kube-router",node="n1"}`: "1x9 _x50"},
+			"KubeRouterAbsent 29m: Prometheus scrapes no kube-router"},
 		{"not ready", map[string]string{`kube_router_controller_ready{controller="policy",node="n1"}`: "0x60"},
 			"KubeRouterNotReady 5m: The controller policy on n1 has not programmed everything yet"},
 		{"no IPVS", map[string]string{`kube_router_service_proxy_ipvs_available{node="n1"}`: "0x60"},
