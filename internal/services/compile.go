@@ -153,7 +153,7 @@ func (b *compilation) port(port cluster.ServicePort, doors []door) {
 		return
 	}
 	for _, addr := range b.me.addrs {
-		if f := inet.FamilyOf(addr); b.hasFamily(f) {
+		if f := inet.FamilyOf(addr); b.hasFamily(f) && !b.excluded(addr, "node port address") {
 			at(door{addr: addr}, port.NodePort, pool{family: f, external: true, local: b.options.externalLocal})
 		}
 	}
@@ -202,7 +202,10 @@ func (b *compilation) hasFamily(f inet.Family) bool {
 }
 
 func (b *compilation) warn(reason, message string) {
-	b.problems = append(b.problems, problem{"Service", &b.service.Meta, reason, message})
+	p := problem{"Service", &b.service.Meta, reason, message}
+	if !slices.Contains(b.problems, p) { // each port may say it
+		b.problems = append(b.problems, p)
+	}
 }
 
 // routable says that packets can be sent to an address through a network.
