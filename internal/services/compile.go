@@ -143,14 +143,21 @@ func (b *compilation) port(port cluster.ServicePort, doors []door) {
 		if d.external {
 			from.local = b.options.externalLocal
 		}
-		if b.options.dsr && from.family == inet.IPv4 && !from.local {
+		switch {
+		case !b.options.dsr || from.local: // every endpoint is here
+		case from.family == inet.IPv4:
 			from.tunnelPort = port.Port
 			b.out.direct = true
+		case b.options.dsrAsked:
+			b.warn("NoDirectReturn", "direct server return is not for IPv6: its addresses of that family are served without it")
 		}
 		at(d, port.Port, from)
 	}
 	if port.NodePort == 0 {
 		return
+	}
+	if b.options.dsrAsked && !b.options.externalLocal && b.hasFamily(inet.IPv4) {
+		b.warn("NoDirectReturn", "direct server return is not for node ports: they are served without it")
 	}
 	for _, addr := range b.me.addrs {
 		if f := inet.FamilyOf(addr); b.hasFamily(f) && !b.excluded(addr, "node port address") {

@@ -30,6 +30,7 @@ type options struct {
 	config                       ipvs.Config
 	internalLocal, externalLocal bool
 	dsr, hairpin                 bool
+	dsrAsked                     bool // by the Service itself
 	skipLoadBalancerIPs          bool
 }
 
@@ -37,7 +38,7 @@ func (b *compilation) readOptions() options {
 	notes := b.service.Annotations
 	o := options{
 		internalLocal: b.service.InternalLocal, externalLocal: b.service.ExternalLocal,
-		dsr: b.dsr(), hairpin: b.compiler.config.Hairpin,
+		dsr: b.dsr(), dsrAsked: notes[dsrAnnotation] == "tunnel", hairpin: b.compiler.config.Hairpin,
 	}
 	o.config = ipvs.Config{Scheduler: b.scheduler(), Persistence: uint32(b.service.AffinityTimeout / time.Second)}
 	o.config.SchedFlags = b.schedulerFlags(o.config.Scheduler)

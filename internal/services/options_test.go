@@ -86,6 +86,7 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 add kube-router-svip-tun 203.0.113.1,tcp:80 skbmark 0xbadc0000
 `,
 		events: []string{
+			`Service default/web: NoDirectReturn: direct server return is not for node ports: they are served without it`,
 			`Service default/web: NoDirectReturn: endpoint 10.9.9.9:8080 answers through the node that got the request: it is on no node of the cluster`,
 		},
 	}, {
@@ -151,6 +152,40 @@ add kube-router-svip-prt 10.96.0.13,tcp:80
 add kube-router-svip-prt 10.96.0.14,tcp:80
 add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xac840000
 `,
+	}, {
+		name:   "direct server return that a Service asks for: its limits are told, but for the policy Local, which needs none",
+		config: func(c *Config) { *c = config46() },
+		node: &cluster.Node{
+			Meta: n1.Meta, InternalIPs: addrs("192.168.7.11", "fd00:7::11"), PodCIDRs: n1.PodCIDRs,
+		},
+		objects: []any{
+			with(annotated(service("both", "10.96.0.10", tcp(80, 30080)), "service.dsr", "tunnel"), func(s *cluster.Service) {
+				s.ClusterIPs = addrs("10.96.0.10", "fd00:96::10")
+			}),
+			with(annotated(service("local", "10.96.0.11", tcp(80, 30081)), "service.dsr", "tunnel"), func(s *cluster.Service) {
+				s.ClusterIPs, s.InternalLocal, s.ExternalLocal = addrs("10.96.0.11", "fd00:96::11"), true, true
+			}),
+		},
+		want: `
+# ipvsadm -Sn
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+local 10.96.0.11 dev lo proto 17 src 192.168.7.11
+local fd00:96::10 dev lo proto 17 src fd00:7::11
+local fd00:96::11 dev lo proto 17 src fd00:7::11
+# ipset save
+add inet6:kube-router-svip fd00:96::10
+add inet6:kube-router-svip fd00:96::11
+add inet6:kube-router-svip-nodes fd00:7::11
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip 10.96.0.11
+add kube-router-svip-nodes 192.168.7.11
+`,
+		events: []string{
+			`Service default/both: NoDirectReturn: direct server return is not for IPv6: its addresses of that family are served without it`,
+			`Service default/both: NoDirectReturn: direct server return is not for node ports: they are served without it`,
+		},
 	}, {
 		name: "direct server return of a node that cannot tell its pods: it takes from tunnels and sends into none",
 		node: &cluster.Node{Meta: n1.Meta, InternalIPs: n1.InternalIPs},
