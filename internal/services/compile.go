@@ -167,9 +167,13 @@ func (b *compilation) port(port cluster.ServicePort, doors []door) {
 }
 
 // add takes a virtual server in. An address that a Service lists twice is
-// served once, as the first time.
+// served once, as the first time, but for some sources only where one of the
+// two is.
 func (b *compilation) add(id ipvs.ID, v virtual) {
-	if _, ok := b.out.virtuals[id]; ok {
+	if first, ok := b.out.virtuals[id]; ok {
+		if v.restricted() && !first.restricted() {
+			b.out.virtuals[id] = b.restrict(first, familyOf(id))
+		}
 		return
 	}
 	b.out.virtuals[id] = v

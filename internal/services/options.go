@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
@@ -128,18 +129,23 @@ func readWeight(text string) (uint32, error) {
 }
 
 // healthCheck counts the endpoints of this node that a load balancer may send
-// to. An endpoint counts once, whatever number of ports it has.
+// to. An endpoint counts once, whatever number of ports and addresses it has:
+// the family with the most of them counts.
 func (b *compilation) healthCheck() {
 	if b.service.HealthCheckNodePort == 0 || !b.options.externalLocal {
 		return
 	}
-	local := map[netip.Addr]struct{}{}
+	local := map[inet.Family]map[netip.Addr]struct{}{inet.IPv4: {}, inet.IPv6: {}}
 	for _, slice := range b.slices {
 		for _, e := range slice.Endpoints {
 			if e.Ready && e.Node == b.me.name && b.refuse(e.Addr) == "" {
-				local[e.Addr] = struct{}{}
+				local[inet.FamilyOf(e.Addr)][e.Addr] = struct{}{}
 			}
 		}
 	}
-	b.out.health = &health{port: b.service.HealthCheckNodePort, local: len(local)}
+	most := 0
+	for _, f := range b.compiler.config.Families {
+		most = max(most, len(local[f]))
+	}
+	b.out.health = &health{port: b.service.HealthCheckNodePort, local: most}
 }

@@ -1,8 +1,11 @@
 package services
 
 import (
+	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kube-router/kube-router/internal/cluster"
@@ -141,4 +144,28 @@ add kube-router-svip-prt 192.168.7.11,tcp:30080
 			t.Error("the set of a family that is not enabled stays")
 		}
 	})
+}
+
+// refusing is an IPVS that takes no timeouts.
+type refusing struct {
+	*ipvs.Fake
+	closed int
+}
+
+func (r *refusing) SetTimeouts(ipvs.Timeouts) error { return syscall.EPERM }
+
+func (r *refusing) Close() error {
+	r.closed++
+	return nil
+}
+
+// Every try opens IPVS anew, and one that fails leaves no socket behind.
+func TestFailedOpenIsClosed(t *testing.T) {
+	driver := &refusing{Fake: ipvs.NewFake()}
+	c := New(config4(), cluster.NewFeeds(), Drivers{
+		OpenIPVS: func() (ipvs.Interface, error) { return ipvs.Recording{Interface: driver}, nil },
+	}, &warnings{}, slog.New(slog.DiscardHandler))
+	if err := c.openIPVS(); !errors.Is(err, syscall.EPERM) || driver.closed != 1 {
+		t.Errorf("%v; closed %d times", err, driver.closed)
+	}
 }
