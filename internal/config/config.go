@@ -132,7 +132,7 @@ type Services struct {
 	// GracePeriod is how long a removed endpoint may go on with what it has
 	// begun; 0 is no time at all.
 	GracePeriod time.Duration
-	// ExcludedCIDRs hold virtual servers of others, which are never removed.
+	// ExcludedCIDRs hold virtual servers of others, which are never touched.
 	ExcludedCIDRs []netip.Prefix
 	// TCPTimeout, TCPFinTimeout and UDPTimeout are those of IPVS's connections;
 	// 0 leaves the kernel's.

@@ -138,7 +138,7 @@ func (f *flags) defineAddresses(c *Config) {
 	addBool(f, &c.Services.Guard, "ipvs-permit-all", true,
 		"Keep the firewall of Services' addresses: accept what IPVS serves, refuse the rest. Without it the host's own services can be reached there.")
 	f.addPrefixes(&c.Services.ExcludedCIDRs, "excluded-cidrs", nil, 32,
-		"Ranges with IPVS virtual servers of others, which are never removed.")
+		"Ranges with IPVS virtual servers of others, which are never removed. No Service is served at their addresses.")
 }
 
 func (f *flags) defineConnections(c *Config) {

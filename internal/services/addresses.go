@@ -26,7 +26,7 @@ func (b *compilation) clusterDoors() []door {
 	var list []door
 	for _, a := range b.service.ClusterIPs {
 		switch {
-		case !b.enabled(a):
+		case !b.enabled(a) || b.excluded(a, "cluster IP"):
 		case b.me.owner(a) != "":
 			b.warn("ClusterIPOfNode", fmt.Sprintf("cluster IP %s is left out: it is an address of node %s; "+
 				"the range of cluster IPs must not overlap the nodes' network", a, b.me.owner(a)))
@@ -52,6 +52,7 @@ func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what st
 		case !routable(a) || !b.compiler.config.AnyIP && !contains(ranges, a) || contains(b.compiler.config.ServiceRanges, a):
 			b.warn("AddressRefused", fmt.Sprintf("%s IP %s is not served: it must be in a range that is configured for %s IPs, "+
 				"and not in that of cluster IPs", what, a, what))
+		case b.excluded(a, what+" IP"):
 		case b.me.owner(a) == b.me.name:
 			addrs = append(addrs, a)
 		case b.me.owner(a) == "":
@@ -60,6 +61,16 @@ func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what st
 		}
 	}
 	return addrs
+}
+
+// excluded says, also to the user, that virtual servers of an address are
+// somebody else's: ours would take over what is there.
+func (b *compilation) excluded(a netip.Addr, what string) bool {
+	if !contains(b.compiler.config.ExcludedCIDRs, a) {
+		return false
+	}
+	b.warn("AddressExcluded", fmt.Sprintf("%s %s is not served: --excluded-cidrs leaves it to others", what, a))
+	return true
 }
 
 func (b *compilation) vip(a netip.Addr) { b.out.vips[a] = struct{}{} }

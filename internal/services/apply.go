@@ -119,9 +119,11 @@ func (b *batch) take(k cluster.Key) {
 			b.events.Warn(p.kind, p.object, p.reason, p.message)
 		}
 	}
-	b.noteFlows(staleFlows(b.plan.datagrams(k), want.datagrams()))
 	b.tellHealth(k, service, want)
+	ids := b.plan.datagrams(k, want)
+	before := b.plan.served(ids)
 	t := b.plan.set(k, want).and(b.touched[k])
+	b.noteFlows(staleFlows(before, b.plan.served(ids)))
 	b.touched[k] = t
 	b.resources.add(t)
 }

@@ -23,7 +23,7 @@ type compileCase struct {
 // Each case's events are played to a controller at once before it starts, and
 // one by one while it runs: forwards, backwards, and shuffled.
 func TestCompile(t *testing.T) {
-	for _, c := range slices.Concat(compileCases, optionCases, rangeCases) {
+	for _, c := range slices.Concat(compileCases, localCases, optionCases, rangeCases) {
 		t.Run(c.name, func(t *testing.T) {
 			config := config4()
 			if c.config != nil {

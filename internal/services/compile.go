@@ -146,26 +146,37 @@ func (b *compilation) port(port cluster.ServicePort, doors []door) {
 		if d.external {
 			from.local = b.options.externalLocal
 		}
-		if b.options.dsr && from.family == inet.IPv4 && !from.local {
+		switch {
+		case !b.options.dsr || from.local: // every endpoint is here
+		case from.family == inet.IPv4:
 			from.tunnelPort = port.Port
 			b.out.direct = true
+		case b.options.dsrAsked:
+			b.warn("NoDirectReturn", "direct server return is not for IPv6: its addresses of that family are served without it")
 		}
 		at(d, port.Port, from)
 	}
 	if port.NodePort == 0 {
 		return
 	}
+	if b.options.dsrAsked && !b.options.externalLocal && b.hasFamily(inet.IPv4) {
+		b.warn("NoDirectReturn", "direct server return is not for node ports: they are served without it")
+	}
 	for _, addr := range b.me.addrs {
-		if f := inet.FamilyOf(addr); b.hasFamily(f) {
+		if f := inet.FamilyOf(addr); b.hasFamily(f) && !b.excluded(addr, "node port address") {
 			at(door{addr: addr}, port.NodePort, pool{family: f, external: true, local: b.options.externalLocal})
 		}
 	}
 }
 
 // add takes a virtual server in. An address that a Service lists twice is
-// served once, as the first time.
+// served once, as the first time, but for some sources only where one of the
+// two is.
 func (b *compilation) add(id ipvs.ID, v virtual) {
-	if _, ok := b.out.virtuals[id]; ok {
+	if first, ok := b.out.virtuals[id]; ok {
+		if v.restricted() && !first.restricted() {
+			b.out.virtuals[id] = b.restrict(first, familyOf(id))
+		}
 		return
 	}
 	v.own = slices.Contains(b.service.ClusterIPs, id.Addr.Addr())
@@ -206,7 +217,10 @@ func (b *compilation) hasFamily(f inet.Family) bool {
 }
 
 func (b *compilation) warn(reason, message string) {
-	b.problems = append(b.problems, problem{"Service", &b.service.Meta, reason, message})
+	p := problem{"Service", &b.service.Meta, reason, message}
+	if !slices.Contains(b.problems, p) { // each port may say it
+		b.problems = append(b.problems, p)
+	}
 }
 
 // routable says that packets can be sent to an address through a network.

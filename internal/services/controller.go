@@ -176,6 +176,7 @@ type Controller struct {
 	marks       marks
 	starved     map[cluster.Key]bool       // Services that do without a mark
 	direct      bool                       // some Services have direct server return
+	directEnded bool                       // what it needed is to be put back
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
 	touched     map[cluster.Key]*touched
 	stale       map[conntrack.Flow]struct{} // to be deleted

@@ -167,6 +167,29 @@ add kube-router-svip-prt 192.168.7.11,tcp:30080
 	})
 }
 
+// What is remembered of a Service's sources does not grow with the tries.
+func TestSourcesOfARetriedService(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.AnyIP = true
+		w.fail(failures{ipvs: func(ipvs.Change) error { return syscall.ENOMEM }})
+		r := w.start(config, set(n1, webSlice, with(service("web", "10.96.0.10", tcp(80, 0)), func(s *cluster.Service) {
+			s.LoadBalancerIPs, s.Restricted, s.SourceRanges = addrs("203.0.113.1"), true, prefixes("198.51.100.0/24")
+		})))
+		defer r.stop()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		for id, sources := range r.sources {
+			if len(sources) > 1 {
+				t.Errorf("%s: %v", id, sources)
+			}
+		}
+		if len(r.sources) != 1 {
+			t.Errorf("sources: %v", r.sources)
+		}
+	})
+}
+
 // A removal that fails is not forgotten with the Service.
 func TestRemovalIsRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -3,11 +3,14 @@ package services
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
 // tunnelLink is where packets of IPIP tunnels arrive that no other link takes,
@@ -61,7 +64,10 @@ func sizeRules(f inet.Family, direct bool, mtu int) []string {
 // comes from the Service's address, which is this node's own as well
 // (Documentation/networking/ip-sysctl.rst, rp_filter and accept_local).
 func (c *Controller) prepareDirect() error {
-	if !c.direct || !slices.Contains(c.config.Families, inet.IPv4) {
+	if !c.direct {
+		return c.endDirect()
+	}
+	if !slices.Contains(c.config.Families, inet.IPv4) {
 		return nil
 	}
 	if _, err := c.drivers.Links.EnsureFallbackTunnel(inet.IPv4); err != nil {
@@ -85,6 +91,29 @@ func (c *Controller) prepareDirect() error {
 	// The stricter of all's and a link's counts: the links have theirs by now.
 	list = append(list, parameter{conf("all", "rp_filter"), "0"}, parameter{conf(tunnelLink, "rp_filter"), "0"})
 	return c.setParameters(list)
+}
+
+// endDirect puts the checks of source addresses back as they were, once the last
+// Service with direct server return is gone. An overlay has turned them off as
+// well, and keeps them so.
+func (c *Controller) endDirect() error {
+	record, ok := c.drivers.Sysctl.(interface {
+		Restore(which func(name string) bool) ([]sysctl.Restored, error)
+	})
+	if !c.directEnded || !ok || len(c.drivers.Sysctl.Names(conf(link.TunnelPrefix+"*", "rp_filter"))) > 0 {
+		return nil
+	}
+	restored, err := record.Restore(func(name string) bool {
+		return strings.HasPrefix(name, "net/ipv4/conf/") && (path.Base(name) == "rp_filter" || path.Base(name) == "accept_local")
+	})
+	for _, r := range restored {
+		c.log.Info("services: sysctl put back", "name", r.Name, "value", r.Value)
+	}
+	if err != nil {
+		return fmt.Errorf("after direct server return: %w", err)
+	}
+	c.directEnded = false
+	return nil
 }
 
 // nodeMTU is the MTU of the link with this node's address, in bytes.
@@ -111,7 +140,7 @@ func (c *Controller) noteDirect() {
 	if wanted == c.direct || !wanted && !c.done[stepSweep] {
 		return
 	}
-	c.direct = wanted
+	c.direct, c.directEnded = wanted, !wanted
 	c.log.Info("services: direct server return", "on", wanted)
 	if !wanted {
 		if err := c.drivers.Links.EnsureLinkDown(tunnelLink); err != nil && !errors.Is(err, link.ErrNotFound) {

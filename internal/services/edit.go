@@ -83,7 +83,11 @@ func (b *batch) noteSources() {
 		v, _ := b.plan.virtuals.granted(id)
 		switch {
 		case b.failedVirtuals[id] != nil: // tried again with what was there before
-			b.sources[id] = append(slices.Clone(b.sources[id]), v.sources()...)
+			for _, p := range v.sources() {
+				if !slices.Contains(b.sources[id], p) {
+					b.sources[id] = append(slices.Clone(b.sources[id]), p)
+				}
+			}
 		case len(v.sources()) == 0:
 			delete(b.sources, id)
 		default:

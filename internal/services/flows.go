@@ -7,13 +7,12 @@ import (
 
 	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/healthcheck"
-	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
-// staleFlows are the flows of datagrams that lead nowhere once a Service's
-// virtual servers, old, are the others: those to endpoints that are gone, as
+// staleFlows are the flows of datagrams that lead nowhere once virtual servers,
+// old, are the others: those to endpoints that are gone, as
 // another proxy may have translated them, and those that were sent before there
 // was a virtual server and went elsewhere. IPVS itself ends the rest: see
 // package conntrack.
@@ -36,24 +35,6 @@ func staleFlows(old, now map[ipvs.ID]*ipvs.Server) []conntrack.Flow {
 		}
 	}
 	return list
-}
-
-// datagrams are the virtual servers for UDP that have real servers. d may be
-// nil.
-func (d *desired) datagrams() map[ipvs.ID]*ipvs.Server {
-	servers := map[ipvs.ID]*ipvs.Server{}
-	if d != nil {
-		for id, v := range d.virtuals {
-			noteDatagrams(servers, id, v)
-		}
-	}
-	return servers
-}
-
-func noteDatagrams(servers map[ipvs.ID]*ipvs.Server, id ipvs.ID, v virtual) {
-	if id.Protocol == inet.UDP && v.server != nil && len(v.server.Real) > 0 {
-		servers[id] = v.server
-	}
 }
 
 // tunnels says that packets go through the virtual server untranslated, and

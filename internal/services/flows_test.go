@@ -70,6 +70,28 @@ func TestLoadBalancersAreTold(t *testing.T) {
 	})
 }
 
+// A dual-stack endpoint counts once, and one of a family that is not enabled not
+// at all.
+func TestLoadBalancersAreToldOfEndpointsOnce(t *testing.T) {
+	for families, want := range map[string]string{"46": "2", "4": "1"} {
+		bubble(t, func(t *testing.T, w *world) {
+			config := config46()
+			if families == "4" {
+				config = config4()
+			}
+			local := with(service("web", "10.96.0.10", tcp(80, 30080)), func(s *cluster.Service) {
+				s.ExternalLocal, s.HealthCheckNodePort = true, 31000
+			})
+			six := slice("web", 8080, ready("fd00:244:1::2", "n1"), ready("fd00:244:1::3", "n1"))
+			six.Name = "web-6"
+			defer w.start(config, set(n1, local, slice("web", 8080, ready("10.244.1.2", "n1")), six)).stop()
+			if got := w.health.String(); got != "default/web port 31000: "+want {
+				t.Errorf("families %s: told %q, want %s", families, got, want)
+			}
+		})
+	}
+}
+
 // tracked are conntrack entries of a client's datagrams: translated to an
 // endpoint, or, where that is empty, not.
 func tracked(w *world, virtual, endpoint string) {
@@ -136,6 +158,37 @@ func TestDatagramsHaveNoGrace(t *testing.T) {
 		drains := strings.Count(w.ipvs.String(), "-r 10.244.2.3:8080 -m -w 0\n")
 		if all := strings.Count(w.ipvs.String(), "-r 10.244.2.3:8080"); drains != 2 || all != 2 {
 			t.Errorf("it drains in %d virtual servers of %d that have it, want the 2 for TCP:\n%s", drains, all, w.ipvs)
+		}
+	})
+}
+
+// Whose claim counts decides about the flows: not a Service that another keeps
+// from an address, but its coming where the other had it.
+func TestStaleFlowsFollowTheGrantedService(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		config := config4()
+		config.AnyIP = true
+		claimant := func(name, ip string) *cluster.Service {
+			return with(service(name, ip, udp(53, 0)), func(s *cluster.Service) { s.ExternalIPs = addrs("203.0.113.1") })
+		}
+		a, b := claimant("a", "10.96.0.10"), claimant("b", "10.96.0.11")
+		r := w.start(config, set(n1, b, slice("b", 53, ready("10.244.1.3", "n1")), slice("a", 53, ready("10.244.1.2", "n1"))))
+		defer r.stop()
+		tracked(w, "203.0.113.1:53", "10.244.1.3:53")
+		flow := w.flows.String()
+		r.happen(set(slice("b", 53, ready("10.244.1.3", "n1"), ready("10.244.1.4", "n1"))))
+		if w.flows.String() != flow {
+			t.Error("the flow ended with its endpoint in place")
+		}
+		r.happen(set(a))
+		if got := w.flows.String(); got != "" {
+			t.Errorf("a has the address now, and b's flow remains: %s", got)
+		}
+		tracked(w, "203.0.113.1:53", "10.244.1.2:53")
+		flow = w.flows.String()
+		r.happen(gone(b))
+		if got := w.flows.String(); got != flow {
+			t.Errorf("b did not have the address, and its end ended a's flow: %q", got)
 		}
 	})
 }

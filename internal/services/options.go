@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
 
@@ -30,6 +31,7 @@ type options struct {
 	config                       ipvs.Config
 	internalLocal, externalLocal bool
 	dsr, hairpin                 bool
+	dsrAsked                     bool // by the Service itself
 	skipLoadBalancerIPs          bool
 }
 
@@ -37,7 +39,7 @@ func (b *compilation) readOptions() options {
 	notes := b.service.Annotations
 	o := options{
 		internalLocal: b.service.InternalLocal, externalLocal: b.service.ExternalLocal,
-		dsr: b.dsr(), hairpin: b.compiler.config.Hairpin,
+		dsr: b.dsr(), dsrAsked: notes[dsrAnnotation] == "tunnel", hairpin: b.compiler.config.Hairpin,
 	}
 	o.config = ipvs.Config{Scheduler: b.scheduler(), Persistence: uint32(b.service.AffinityTimeout / time.Second)}
 	o.config.SchedFlags = b.schedulerFlags(o.config.Scheduler)
@@ -127,18 +129,23 @@ func readWeight(text string) (uint32, error) {
 }
 
 // healthCheck counts the endpoints of this node that a load balancer may send
-// to. An endpoint counts once, whatever number of ports it has.
+// to. An endpoint counts once, whatever number of ports and addresses it has:
+// the family with the most of them counts.
 func (b *compilation) healthCheck() {
 	if b.service.HealthCheckNodePort == 0 || !b.options.externalLocal {
 		return
 	}
-	local := map[netip.Addr]struct{}{}
+	local := map[inet.Family]map[netip.Addr]struct{}{inet.IPv4: {}, inet.IPv6: {}}
 	for _, slice := range b.slices {
 		for _, e := range slice.Endpoints {
 			if e.Ready && e.Node == b.me.name && b.refuse(e.Addr) == "" {
-				local[e.Addr] = struct{}{}
+				local[inet.FamilyOf(e.Addr)][e.Addr] = struct{}{}
 			}
 		}
 	}
-	b.out.health = &health{port: b.service.HealthCheckNodePort, local: len(local)}
+	most := 0
+	for _, f := range b.compiler.config.Families {
+		most = max(most, len(local[f]))
+	}
+	b.out.health = &health{port: b.service.HealthCheckNodePort, local: most}
 }

@@ -86,6 +86,7 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 add kube-router-svip-tun 203.0.113.1,tcp:80 skbmark 0xbadc0000
 `,
 		events: []string{
+			`Service default/web: NoDirectReturn: direct server return is not for node ports: they are served without it`,
 			`Service default/web: NoDirectReturn: endpoint 10.9.9.9:8080 answers through the node that got the request: it is on no node of the cluster`,
 		},
 	}, {
@@ -152,6 +153,40 @@ add kube-router-svip-prt 10.96.0.14,tcp:80
 add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xac840000
 `,
 	}, {
+		name:   "direct server return that a Service asks for: its limits are told, but for the policy Local, which needs none",
+		config: func(c *Config) { *c = config46() },
+		node: &cluster.Node{
+			Meta: n1.Meta, InternalIPs: addrs("192.168.7.11", "fd00:7::11"), PodCIDRs: n1.PodCIDRs,
+		},
+		objects: []any{
+			with(annotated(service("both", "10.96.0.10", tcp(80, 30080)), "service.dsr", "tunnel"), func(s *cluster.Service) {
+				s.ClusterIPs = addrs("10.96.0.10", "fd00:96::10")
+			}),
+			with(annotated(service("local", "10.96.0.11", tcp(80, 30081)), "service.dsr", "tunnel"), func(s *cluster.Service) {
+				s.ClusterIPs, s.InternalLocal, s.ExternalLocal = addrs("10.96.0.11", "fd00:96::11"), true, true
+			}),
+		},
+		want: `
+# ipvsadm -Sn
+# ip route show table local proto 17
+local 10.96.0.10 dev lo proto 17 src 192.168.7.11
+local 10.96.0.11 dev lo proto 17 src 192.168.7.11
+local fd00:96::10 dev lo proto 17 src fd00:7::11
+local fd00:96::11 dev lo proto 17 src fd00:7::11
+# ipset save
+add inet6:kube-router-svip fd00:96::10
+add inet6:kube-router-svip fd00:96::11
+add inet6:kube-router-svip-nodes fd00:7::11
+add kube-router-node-pods 10.244.1.0/24
+add kube-router-svip 10.96.0.10
+add kube-router-svip 10.96.0.11
+add kube-router-svip-nodes 192.168.7.11
+`,
+		events: []string{
+			`Service default/both: NoDirectReturn: direct server return is not for IPv6: its addresses of that family are served without it`,
+			`Service default/both: NoDirectReturn: direct server return is not for node ports: they are served without it`,
+		},
+	}, {
 		name: "direct server return of a node that cannot tell its pods: it takes from tunnels and sends into none",
 		node: &cluster.Node{Meta: n1.Meta, InternalIPs: n1.InternalIPs},
 		objects: []any{
@@ -178,8 +213,10 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 		events: []string{"Service default/web: NoDirectReturn: endpoints on other nodes answer through node n1: " +
 			"its Node object has no podCIDRs, which tell pods of the node from clients outside"},
 	}, {
-		name:   "source ranges, of each family; all of one family; none that can be read",
-		config: func(c *Config) { c.LoadBalancerIPRanges = prefixes("203.0.113.0/24") },
+		name: "source ranges, of each family; all of one family; none that can be read; an address that is an external IP as well",
+		config: func(c *Config) {
+			c.LoadBalancerIPRanges, c.ExternalIPRanges = prefixes("203.0.113.0/24"), prefixes("203.0.113.0/24")
+		},
 		objects: []any{
 			with(service("some", "10.96.0.10", tcp(80, 30080)), func(s *cluster.Service) {
 				s.LoadBalancerIPs, s.Restricted, s.SourceRanges = addrs("203.0.113.1"), true, prefixes("198.51.100.0/24", "192.0.2.7/32", "2001:db8::/32")
@@ -193,6 +230,11 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 				s.LoadBalancerIPs, s.Restricted = addrs("203.0.113.3"), true
 			}),
 			slice("nobody", 8080, ready("10.244.1.2", "n1")),
+			with(service("twice", "10.96.0.13", tcp(80, 0)), func(s *cluster.Service) {
+				s.ExternalIPs, s.LoadBalancerIPs = addrs("203.0.113.4"), addrs("203.0.113.4")
+				s.Restricted, s.SourceRanges = true, prefixes("198.51.100.0/24")
+			}),
+			slice("twice", 8080, ready("10.244.1.2", "n1")),
 		},
 		want: `
 # ipvsadm -Sn
@@ -202,6 +244,8 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 -a -t 10.96.0.11:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 10.96.0.12:80 -s rr
 -a -t 10.96.0.12:80 -r 10.244.1.2:8080 -m -w 1
+-A -t 10.96.0.13:80 -s rr
+-a -t 10.96.0.13:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 192.168.7.11:30080 -s rr
 -a -t 192.168.7.11:30080 -r 10.244.1.2:8080 -m -w 1
 -A -t 203.0.113.1:80 -s rr
@@ -210,32 +254,42 @@ add kube-router-svip-tun 10.96.0.10,tcp:80 skbmark 0xbadc0000
 -a -t 203.0.113.2:80 -r 10.244.1.2:8080 -m -w 1
 -A -t 203.0.113.3:80 -s rr
 -a -t 203.0.113.3:80 -r 10.244.1.2:8080 -m -w 1
+-A -t 203.0.113.4:80 -s rr
+-a -t 203.0.113.4:80 -r 10.244.1.2:8080 -m -w 1
 # ip route show table local proto 17
 local 10.96.0.10 dev lo proto 17 src 192.168.7.11
 local 10.96.0.11 dev lo proto 17 src 192.168.7.11
 local 10.96.0.12 dev lo proto 17 src 192.168.7.11
+local 10.96.0.13 dev lo proto 17 src 192.168.7.11
 local 203.0.113.1 dev lo proto 17 src 192.168.7.11
 local 203.0.113.2 dev lo proto 17 src 192.168.7.11
 local 203.0.113.3 dev lo proto 17 src 192.168.7.11
+local 203.0.113.4 dev lo proto 17 src 192.168.7.11
 # ipset save
 add kube-router-node-pods 10.244.1.0/24
 add kube-router-svip 10.96.0.10
 add kube-router-svip 10.96.0.11
 add kube-router-svip 10.96.0.12
+add kube-router-svip 10.96.0.13
 add kube-router-svip 203.0.113.1
 add kube-router-svip 203.0.113.2
 add kube-router-svip 203.0.113.3
+add kube-router-svip 203.0.113.4
 add kube-router-svip-lim 203.0.113.1,tcp:80
 add kube-router-svip-lim 203.0.113.3,tcp:80
+add kube-router-svip-lim 203.0.113.4,tcp:80
 add kube-router-svip-prt 10.96.0.10,tcp:80
 add kube-router-svip-prt 10.96.0.11,tcp:80
 add kube-router-svip-prt 10.96.0.12,tcp:80
+add kube-router-svip-prt 10.96.0.13,tcp:80
 add kube-router-svip-prt 192.168.7.11,tcp:30080
 add kube-router-svip-prt 203.0.113.1,tcp:80
 add kube-router-svip-prt 203.0.113.2,tcp:80
 add kube-router-svip-prt 203.0.113.3,tcp:80
+add kube-router-svip-prt 203.0.113.4,tcp:80
 add kube-router-svip-src 203.0.113.1,tcp:80,192.0.2.7
 add kube-router-svip-src 203.0.113.1,tcp:80,198.51.100.0/24
+add kube-router-svip-src 203.0.113.4,tcp:80,198.51.100.0/24
 `,
 	}, {
 		name: "hints: the zone's endpoints, the node's; all where one has no hint, or none is for here",

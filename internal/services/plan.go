@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
@@ -223,15 +224,35 @@ func withdraw[R comparable, V, W any](from claims[R, V], key cluster.Key, old []
 	return dropped
 }
 
-// datagrams are the virtual servers for UDP with real servers that a Service
-// has claims on.
-func (p *plan) datagrams(key cluster.Key) map[ipvs.ID]*ipvs.Server {
-	servers := map[ipvs.ID]*ipvs.Server{}
+// datagrams are the virtual servers for UDP that a Service has claims on or
+// wants.
+func (p *plan) datagrams(key cluster.Key, want *desired) []ipvs.ID {
+	var ids []ipvs.ID
+	note := func(id ipvs.ID) {
+		if id.Protocol == inet.UDP {
+			ids = append(ids, id)
+		}
+	}
 	if has := p.services[key]; has != nil {
 		for _, id := range has.virtuals {
-			if i := p.virtuals.find(id, key); i >= 0 {
-				noteDatagrams(servers, id, p.virtuals[id][i].value)
-			}
+			note(id)
+		}
+	}
+	if want != nil {
+		for id := range want.virtuals {
+			note(id)
+		}
+	}
+	return ids
+}
+
+// served are those virtual servers that are granted, whoever has them, and have
+// real servers.
+func (p *plan) served(ids []ipvs.ID) map[ipvs.ID]*ipvs.Server {
+	servers := map[ipvs.ID]*ipvs.Server{}
+	for _, id := range ids {
+		if v, _ := p.virtuals.granted(id); v.server != nil && len(v.server.Real) > 0 {
+			servers[id] = v.server
 		}
 	}
 	return servers

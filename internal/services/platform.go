@@ -3,6 +3,7 @@ package services
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -179,6 +180,9 @@ func (c *Controller) openIPVS() error {
 		if err := driver.SetTimeouts(ipvs.Timeouts{
 			TCP: c.config.TCPTimeout, TCPFin: c.config.TCPFinTimeout, UDP: c.config.UDPTimeout,
 		}); err != nil {
+			if closer, ok := driver.(io.Closer); ok {
+				_ = closer.Close() // the next try opens another
+			}
 			return fmt.Errorf("setting the timeouts of IPVS: %w", err)
 		}
 		c.servers = ipvs.NewServers(driver, c.owns)

@@ -1,15 +1,20 @@
 package services
 
 import (
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/record"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
 func TestRules(t *testing.T) {
@@ -120,6 +125,51 @@ func TestDirectRules(t *testing.T) {
 			t.Errorf("links:\n%s", w.links)
 		}
 	})
+}
+
+// The checks of source addresses are again as they were, as soon as no Service
+// needs them loose; not while an overlay does, nor what somebody else has set.
+func TestDirectReturnPutsSysctlsBack(t *testing.T) {
+	for _, overlay := range []bool{false, true} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.before = record.Open(filepath.Join(t.TempDir(), "before.json"), slog.New(slog.DiscardHandler))
+			w.links.AddLink("eth1", 1500, netip.MustParsePrefix("172.16.0.1/24"))
+			values := map[string]string{"kernel/osrelease": "6.1.0-40-amd64"}
+			for _, p := range parameters([]inet.Family{inet.IPv4}, "6.1.0") {
+				values[p.name] = "0"
+			}
+			for _, link := range []string{"all", "tunl0", "eth0", "eth1", "kube-tun-vxlan"} {
+				if link != "kube-tun-vxlan" || overlay {
+					values[conf(link, "rp_filter")], values[conf(link, "accept_local")] = "1", "0"
+				}
+			}
+			w.sysctl = sysctl.NewFake(values)
+			config := config4()
+			config.SyncPeriod = time.Minute
+			web := annotated(service("web", "10.96.0.10", tcp(80, 0)), "service.dsr", "tunnel")
+			r := w.start(config, set(n1, web, slice("web", 8080, ready("10.244.1.2", "n1"))))
+			defer r.stop()
+			w.sysctl.Set(conf("eth1", "rp_filter"), "0")
+			r.happen(gone(web))
+			want := map[string]string{
+				"all/rp_filter": "1", "tunl0/rp_filter": "1", "eth0/rp_filter": "1", "eth0/accept_local": "0", "eth1/rp_filter": "0",
+			}
+			if overlay {
+				want = map[string]string{"all/rp_filter": "0", "eth0/rp_filter": "2", "eth0/accept_local": "1"}
+			}
+			for name, want := range want {
+				if got, _ := w.sysctl.Get("net/ipv4/conf/" + name); got != want {
+					t.Errorf("overlay %t: %s is %q, want %q", overlay, name, got, want)
+				}
+			}
+			if got, _ := w.sysctl.Get("net/ipv4/ip_forward"); got != "1" {
+				t.Error("what Services need without direct return was put back as well")
+			}
+			if entries, _ := w.before.Entries("sysctl net/ipv4/ip_forward"); len(entries) == 0 {
+				t.Error("the record of that is lost")
+			}
+		})
+	}
 }
 
 // The size that the rules tell clients follows the link between nodes, and a

@@ -20,6 +20,7 @@ import (
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 	"github.com/kube-router/kube-router/internal/kernel/link"
+	"github.com/kube-router/kube-router/internal/kernel/record"
 	"github.com/kube-router/kube-router/internal/kernel/route"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
@@ -37,6 +38,8 @@ type world struct {
 	sysctl *sysctl.Fake
 	events *warnings
 	broken atomic.Pointer[failures]
+	// before records sysctls; nil is no record.
+	before *record.File
 	// lax leaves out the check of the order of changes.
 	lax bool
 }
@@ -127,9 +130,13 @@ func (w *world) start(config Config, events ...event) *running {
 		}
 		return checkedIPVS{w.ipvs, w}, nil
 	}
+	sysctls := sysctl.Interface(w.sysctl)
+	if w.before != nil {
+		sysctls = sysctl.Recording{Interface: w.sysctl, Record: w.before}
+	}
 	feeds := cluster.NewFeeds()
 	c := New(config, feeds, Drivers{
-		OpenIPVS: open, Routes: w.routes, Links: w.links, Flows: w.flows, Health: w.health, Sets: checkedSets{w}, Rules: rules, Sysctl: w.sysctl,
+		OpenIPVS: open, Routes: w.routes, Links: w.links, Flows: w.flows, Health: w.health, Sets: checkedSets{w}, Rules: rules, Sysctl: sysctls,
 		Modules: func(...string) error { return nil },
 	}, w.events, log)
 	r := &running{Controller: c, world: w, feeds: feeds}

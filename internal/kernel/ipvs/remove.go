@@ -3,6 +3,7 @@ package ipvs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -64,6 +65,14 @@ const timeoutEntry = "ipvs timeout "
 type Recording struct {
 	Interface
 	Record *record.File
+}
+
+// Close closes what is recorded, where that can be closed.
+func (r Recording) Close() error {
+	if closer, ok := r.Interface.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
 }
 
 // SetTimeouts implements Interface.

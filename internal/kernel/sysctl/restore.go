@@ -117,10 +117,21 @@ func (r Restored) String() string { return fmt.Sprintf("%s = %s (it was %s)", r.
 // are as the agent set them; whoever set them to something else meant it. It
 // forgets what is done.
 func Restore(s Interface, r *record.File) ([]Restored, error) {
+	return restore(s, r, func(string) bool { return true })
+}
+
+// Restore puts back, as the function of that name does, those parameters that
+// are not needed any more while the agent goes on.
+func (r Recording) Restore(which func(name string) bool) ([]Restored, error) {
+	return restore(r.Interface, r.Record, which)
+}
+
+func restore(s Interface, r *record.File, which func(name string) bool) ([]Restored, error) {
 	entries, err := r.Entries(entryPrefix)
 	if err != nil {
 		return nil, err
 	}
+	maps.DeleteFunc(entries, func(entry string, _ record.Entry) bool { return !which(entry[len(entryPrefix):]) })
 	p := restoration{system: s, want: map[string]string{}, from: map[string]string{}}
 	for name, e := range entries {
 		p.consider(name[len(entryPrefix):], e)
