@@ -225,7 +225,13 @@ type PeerState struct {
 	// LastError is why the last session ended or, without one, why the last
 	// try to have one failed; or empty.
 	LastError string
+	// BFDState is the state of RFC 5880 section 4.1, "Up" or "Down", where the
+	// peer has BFD, and BFDError why it is down, where this side is the cause.
+	BFDState, BFDError string
 }
+
+// BFDUp is the state in which BFD watches a peer.
+const BFDUp = "Up"
 
 // Established says whether routes are exchanged with the peer.
 func (p PeerState) Established() bool { return p.State == established }

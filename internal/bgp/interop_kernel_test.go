@@ -4,6 +4,7 @@ package bgp
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -243,6 +244,7 @@ func TestBFD(t *testing.T) {
 			r.routes("10.96.0.1 via 10.9.0.1")
 			command := map[string]string{"FRR": "show bfd peer 10.9.0.1", "BIRD": "show bfd sessions"}[name]
 			r.shows(command, map[string]string{"FRR": "Status: up", "BIRD": "Up"}[name])
+			node.knows("10.9.0.11", "is watched by BFD", func(p PeerState) bool { return p.BFDState == BFDUp })
 			// No side sees its link go down.
 			nstest.Run(t, "ip", "link", "set", l.port(11), "nomaster")
 			cut := time.Now()
@@ -255,4 +257,27 @@ func TestBFD(t *testing.T) {
 			r.routes("10.96.0.1 via 10.9.0.1")
 		})
 	}
+}
+
+// BFD that does not work is told, while BGP goes on without it: here another
+// program has its port, and the peer has no BFD.
+func TestBFDThatDoesNotWork(t *testing.T) {
+	l := newNetwork(t, 1)
+	l.bird(11, birdConfig(11, "", 1))
+	taken, err := net.ListenPacket("udp", ":3784")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	node := l.node(farConfig{N: 1})
+	peer := outside(11, "")
+	peer.BFD.Enabled = true
+	node.peers(peer)
+	node.knows("10.9.0.11", "has BGP, and BFD no port", func(p PeerState) bool {
+		return p.Established() && p.BFDState == "Down" && strings.Contains(p.BFDError, "address already in use")
+	})
+	taken.Close()
+	node.knows("10.9.0.11", "has BGP, and BFD a port", func(p PeerState) bool {
+		return p.Established() && p.BFDState == "Down" && p.BFDError == ""
+	})
 }

@@ -21,7 +21,9 @@ type quiet struct {
 	// failed is told why a connection that was opened to a peer came to
 	// nothing. GoBGP tells that to nobody but its log.
 	failed func(peer netip.Addr, why string)
-	peer   netip.Addr // whom the records are about, if it is one
+	// deaf is told whether BFD listens, in the log of BFD.
+	deaf *deaf
+	peer netip.Addr // whom the records are about, if it is one
 }
 
 func lowered(l slog.Level) slog.Level {
@@ -36,7 +38,7 @@ func lowered(l slog.Level) slog.Level {
 
 // Enabled is also true for what only failed is to hear of.
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
-	return !q.mute.Load() && (q.peer.IsValid() || q.Handler.Enabled(ctx, lowered(l)))
+	return !q.mute.Load() && (q.peer.IsValid() || q.deaf != nil || q.Handler.Enabled(ctx, lowered(l)))
 }
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
@@ -44,6 +46,9 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 		if why := failure(r); why != "" {
 			q.failed(q.peer, why)
 		}
+	}
+	if q.deaf != nil && q.deaf.note(r) {
+		return nil
 	}
 	if r.Level = lowered(r.Level); !q.Handler.Enabled(ctx, r.Level) {
 		return nil

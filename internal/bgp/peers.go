@@ -149,6 +149,7 @@ func (s *Speaker) Peers() []PeerState {
 	told := s.toldOf()
 	states := make([]PeerState, 0, len(s.sessions))
 	for addr, session := range s.sessions {
+		bfdState, bfdError := s.bfdOf(session.peer)
 		states = append(states, PeerState{
 			Peer:       session.peer,
 			State:      stateName(session.state),
@@ -158,6 +159,8 @@ func (s *Speaker) Peers() []PeerState {
 			Advertised: told.to(session),
 			Settled:    session.settled(),
 			LastError:  session.lastError(),
+			BFDState:   bfdState,
+			BFDError:   bfdError,
 		})
 	}
 	slices.SortFunc(states, func(a, b PeerState) int { return a.Addr.Compare(b.Addr) })

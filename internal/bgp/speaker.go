@@ -22,6 +22,7 @@ type Speaker struct {
 	log    *slog.Logger
 	server *server.BgpServer
 	goLog  *slog.Logger // GoBGP's
+	bfdLog *slog.Logger // of its BFD
 	// unwatch ends the stream of events; served is closed after the last work
 	// of GoBGP's main loop.
 	unwatch context.CancelFunc
@@ -38,7 +39,11 @@ type Speaker struct {
 	// limitRetry is the constant, but in tests.
 	limitRetry time.Duration
 
+	// bfdDeaf is why BFD hears nobody.
+	bfdDeaf deaf
+
 	mu         sync.Mutex
+	bfdState   func(netip.Addr) string // nil without BFD
 	sessions   map[netip.Addr]*session
 	advertised map[netip.Prefix]Route
 	learned    map[netip.Prefix]map[source]netip.Addr
@@ -64,6 +69,7 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		hold:       hold{on: config.startsOnHold()},
 	}
 	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
+	s.bfdLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, deaf: &s.bfdDeaf})
 	options := []server.ServerOption{
 		server.LoggerOption(s.goLog, new(slog.LevelVar)),
 		server.GrpcOption([]grpc.ServerOption{grpc.StreamInterceptor(withoutPasswords)}),
