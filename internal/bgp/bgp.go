@@ -49,10 +49,13 @@ type Config struct {
 	AdminAddr string
 
 	// OnRoute is called after the next hops of a prefix changed, and OnPeer
-	// after a session came up, went down or delivered its table. Calls come
-	// from one goroutine, without locks held; nil is allowed.
+	// after a session came up, went down or delivered its table. OnLimit is
+	// called when one was ended because the peer sent too many prefixes, with
+	// that in an operator's words. Calls come from one goroutine, without locks
+	// held; nil is allowed.
 	OnRoute func(netip.Prefix)
 	OnPeer  func(netip.Addr)
+	OnLimit func(peer netip.Addr, message string)
 }
 
 // HoldTime is after how long without a message a session is given up, and

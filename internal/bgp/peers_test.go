@@ -139,7 +139,9 @@ func TestWrongASN(t *testing.T) {
 // it is tried again after a while.
 func TestTooManyPrefixes(t *testing.T) {
 	const net = 73
-	a, b, c := start(t, testConfig(net, 1)), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
+	config, told := testConfig(net, 1), make(chan string, 10)
+	config.OnLimit = func(_ netip.Addr, message string) { told <- message }
+	a, b, c := start(t, config), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
 	a.limitRetry = 2 * time.Second
 	limited := peering(net, 1, 2, 64512, External)
 	limited.MaxPrefixes = 10
@@ -163,6 +165,9 @@ func TestTooManyPrefixes(t *testing.T) {
 	state := failing(t, a, nodeAddr(net, 2), "the peer sent more than 10 prefixes of a family; the next try is in 2s")
 	if state.Established() {
 		t.Error("the session goes on")
+	}
+	if message := <-told; !strings.Contains(message, "127.0.73.2: the peer sent more than 10 prefixes") {
+		t.Errorf("told is %q", message)
 	}
 	failing(t, b, nodeAddr(net, 1), "maximum number of prefixes reached")
 	learns(t, a, "10.244.3.0/24 via [127.0.73.3]")
