@@ -194,8 +194,8 @@ func (a Audience) String() string {
 // change while sessions are up, and no session ends for it.
 type Policy struct {
 	// Reject are prefixes that are not taken from any peer, nor what is inside
-	// of them. The default routes are never taken, and neither is what this
-	// speaker originates.
+	// of them. The default routes and their halves are never taken, and neither
+	// is what this speaker originates.
 	Reject []netip.Prefix
 	// Communities (RFC 1997) are added to what external peers are told.
 	Communities []uint32

@@ -43,6 +43,7 @@ type Speaker struct {
 	bfdDeaf deaf
 
 	mu         sync.Mutex
+	unsigned   map[netip.Addr]string   // peers whose password the listeners did not take
 	bfdState   func(netip.Addr) string // nil without BFD
 	sessions   map[netip.Addr]*session
 	advertised map[netip.Prefix]Route
@@ -63,12 +64,13 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		served:     make(chan struct{}),
 		advertised: map[netip.Prefix]Route{},
 		sessions:   map[netip.Addr]*session{},
+		unsigned:   map[netip.Addr]string{},
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
 		started:    time.Now(),
 		limitRetry: limitRetry,
 		hold:       hold{on: config.startsOnHold()},
 	}
-	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
+	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed, unsigned: s.listenersRefuse})
 	s.bfdLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, deaf: &s.bfdDeaf})
 	options := []server.ServerOption{
 		server.LoggerOption(s.goLog, new(slog.LevelVar)),

@@ -239,9 +239,9 @@ func TestStopLeavesNothingRunning(t *testing.T) {
 }
 
 // settlesAt waits until there are no more goroutines than before. Those that
-// pump a queue of GoBGP's are not counted, up to so many: it forgets one where a message was still queued when its session ended
-// (v4.8.0: channels.InfiniteChannel is closed and then drained without waiting).
-// That is a few kilobytes for one peer of 200 that are removed or change, so
+// pump a queue of GoBGP's are not counted, up to so many: it forgets one where a
+// message was still queued when its session ended (v4.8.0:
+// channels.InfiniteChannel is closed and then drained without waiting). That is a few kilobytes for one peer of 200 that are removed or change, so
 // that only many thousand changes in one run of the agent are noticeable.
 func settlesAt(t *testing.T, before, left int) {
 	t.Helper()
