@@ -45,7 +45,7 @@ func TestJSONIsDocumented(t *testing.T) {
 }
 
 // values stand in the tables as well.
-var values = []string{"false", "warning", "note", "mesh", "client", "reflector", "external", "Established", "Active", "…"}
+var values = []string{"false", "warning", "note", "mesh", "client", "reflector", "external", "Established", "Active", "Up", "Down", "…"}
 
 // quoted are the words of a text that are set as code, but for values.
 func quoted(text string) []string {

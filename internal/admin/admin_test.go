@@ -225,3 +225,27 @@ func TestAnswerOfAnotherVersion(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A peer without BFD, one whose session is new, and one without a session say
+// nothing about BFD.
+func TestBFDThatIsMissed(t *testing.T) {
+	now := time.Now()
+	for want, peers := range map[bool][]Peer{
+		true: {
+			{State: "Established", Since: now.Add(-time.Minute), BFD: "Down"},
+			{State: "Established", Since: now.Add(-time.Minute), BFD: "Init"},
+		},
+		false: {
+			{State: "Established", Since: now.Add(-time.Minute)},
+			{State: "Established", Since: now.Add(-time.Minute), BFD: "Up"},
+			{State: "Established", Since: now.Add(-time.Second), BFD: "Down"},
+			{State: "Active", BFD: "Down"},
+		},
+	} {
+		for _, p := range peers {
+			if got := p.WithoutBFD(now); got != want {
+				t.Errorf("%+v: %t", p, got)
+			}
+		}
+	}
+}

@@ -111,6 +111,18 @@ type Peer struct {
 	Advertised uint64 `json:"advertised"`
 	// LastError is why the last session ended.
 	LastError string `json:"lastError,omitempty"`
+	// BFD is the state of RFC 5880 section 4.1, "Up", "Down", "Init", where the
+	// peer has BFD, and BFDError why it is down, if this side is the cause.
+	BFD      string `json:"bfd,omitempty"`
+	BFDError string `json:"bfdError,omitempty"`
+}
+
+// bfdTime is how long after its start a session may still have no BFD.
+const bfdTime = 10 * time.Second
+
+// WithoutBFD says that BFD is on with a peer and does not work.
+func (p Peer) WithoutBFD(now time.Time) bool {
+	return p.Established() && p.BFD != "" && p.BFD != "Up" && now.Sub(p.Since) > bfdTime
 }
 
 // Established says whether routes are exchanged with the peer.

@@ -88,6 +88,10 @@ func (a *agent) status(ctx context.Context, client *watch.Client) admin.Status {
 		}
 	}
 	for _, p := range s.Peers {
+		if p.WithoutBFD(time.Now()) {
+			s.Wrong = append(s.Wrong, fmt.Sprintf("BFD down with %s (%s): %s; that the peer is gone is only noticed after the hold time",
+				p.Address, cmp.Or(p.Node, "no node"), cmp.Or(p.BFDError, "no packet comes, or the peer has it off (UDP 3784)")))
+		}
 		if !p.Established() {
 			s.Wrong = append(s.Wrong, fmt.Sprintf("no BGP session with %s (%s): %s", p.Address, cmp.Or(p.Node, "no node"), cmp.Or(p.LastError, p.State)))
 		}
@@ -169,6 +173,7 @@ func (a *agent) listPeers() []admin.Peer {
 		return admin.Peer{
 			Address: p.Addr, Node: names[p.Addr], ASN: p.ASN, Role: p.Role.String(), State: p.State, Since: p.Since,
 			Received: p.Received, Accepted: p.Accepted, Advertised: p.Advertised, LastError: p.LastError,
+			BFD: p.BFDState, BFDError: p.BFDError,
 		}
 	})
 }

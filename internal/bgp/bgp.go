@@ -49,10 +49,13 @@ type Config struct {
 	AdminAddr string
 
 	// OnRoute is called after the next hops of a prefix changed, and OnPeer
-	// after a session came up, went down or delivered its table. Calls come
-	// from one goroutine, without locks held; nil is allowed.
+	// after a session came up, went down or delivered its table. OnLimit is
+	// called when one was ended because the peer sent too many prefixes, with
+	// that in an operator's words. Calls come from one goroutine, without locks
+	// held; nil is allowed.
 	OnRoute func(netip.Prefix)
 	OnPeer  func(netip.Addr)
+	OnLimit func(peer netip.Addr, message string)
 }
 
 // HoldTime is after how long without a message a session is given up, and
@@ -191,8 +194,8 @@ func (a Audience) String() string {
 // change while sessions are up, and no session ends for it.
 type Policy struct {
 	// Reject are prefixes that are not taken from any peer, nor what is inside
-	// of them. The default routes are never taken, and neither is what this
-	// speaker originates.
+	// of them. The default routes and their halves are never taken, and neither
+	// is what this speaker originates.
 	Reject []netip.Prefix
 	// Communities (RFC 1997) are added to what external peers are told.
 	Communities []uint32
@@ -225,7 +228,13 @@ type PeerState struct {
 	// LastError is why the last session ended or, without one, why the last
 	// try to have one failed; or empty.
 	LastError string
+	// BFDState is the state of RFC 5880 section 4.1, "Up" or "Down", where the
+	// peer has BFD, and BFDError why it is down, where this side is the cause.
+	BFDState, BFDError string
 }
+
+// BFDUp is the state in which BFD watches a peer.
+const BFDUp = "Up"
 
 // Established says whether routes are exchanged with the peer.
 func (p PeerState) Established() bool { return p.State == established }

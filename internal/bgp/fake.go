@@ -229,6 +229,15 @@ func (f *Fake) Break(peer netip.Addr, reason string) {
 	f.drop(peer)
 }
 
+// Exceed makes a peer send more prefixes than it may, which ends its session.
+func (f *Fake) Exceed(peer netip.Addr) {
+	const why = "the peer sent more prefixes than it may"
+	if f.config.OnLimit != nil {
+		f.config.OnLimit(peer, fmt.Sprintf("BGP peer %s: %s", peer, why))
+	}
+	f.Break(peer, why)
+}
+
 func (f *Fake) update(peer netip.Addr, change func(*PeerState)) {
 	f.mu.Lock()
 	p := f.peers[peer]

@@ -80,7 +80,17 @@ func (s *Speaker) lookAtHold() {
 	}
 	s.mu.Unlock()
 	if err := s.reflect(); err != nil && !errors.Is(err, errStopped) {
-		s.log.Error("BGP reflector does not pass on what it has learned; restart the agent of this node", "err", err)
+		s.log.Error("BGP reflector does not pass on all that it has learned", "err", err, "retries", s.holding())
+		s.retryReflect()
+	}
+}
+
+// retryReflect looks again where nothing is passed on yet.
+func (s *Speaker) retryReflect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hold.on && !s.stopped {
+		s.hold.look.Reset(holdAbsent)
 	}
 }
 
@@ -94,13 +104,19 @@ func (s *Speaker) reflect() error {
 	s.mu.Lock()
 	s.hold.on = false
 	s.mu.Unlock()
-	err = s.applyPolicies(s.external)
+	if err := s.applyPolicies(s.external); err != nil {
+		s.mu.Lock()
+		s.hold.on = true
+		s.mu.Unlock()
+		unlock()
+		return err
+	}
 	s.mu.Lock()
 	s.hold.over = time.Now()
 	addrs := slices.SortedFunc(maps.Keys(s.sessions), netip.Addr.Compare)
 	s.mu.Unlock()
 	unlock()
-	errs := []error{err}
+	var errs []error
 	for _, addr := range addrs {
 		errs = append(errs, s.tellAll(addr))
 	}

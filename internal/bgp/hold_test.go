@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -52,6 +53,30 @@ func TestAReflectorThatStartsWaitsForItsClients(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What GoBGP does not take at the end of the wait it is given again: else the
+// clients would never hear of each other.
+func TestAReflectorTriesAgain(t *testing.T) {
+	const net = 82
+	r, a, b := reflector(t, net, 1), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
+	set(t, r, peering(net, 1, 2, 64512, Client), peering(net, 1, 3, 64512, Client))
+	advertise(t, b, own(net, 3)...)
+	refused := func(reject ...netip.Prefix) {
+		r.apply.Lock()
+		r.policy.Reject = reject
+		r.apply.Unlock()
+	}
+	refused(netip.Prefix{}) // which is none
+	set(t, a, peering(net, 2, 1, 64512, Reflector))
+	set(t, b, peering(net, 3, 1, 64512, Reflector))
+	learns(t, r, "10.244.3.0/24 via [127.0.82.3]")
+	err := r.reflect()
+	if err == nil || !r.holding() {
+		t.Fatalf("the policies were taken: %v", err)
+	}
+	refused()
+	learns(t, a, "10.244.3.0/24 via [127.0.82.3]")
 }
 
 // After a graceful restart peers still have what was told: GoBGP waits for

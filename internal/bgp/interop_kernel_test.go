@@ -4,7 +4,9 @@ package bgp
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +245,7 @@ func TestBFD(t *testing.T) {
 			r.routes("10.96.0.1 via 10.9.0.1")
 			command := map[string]string{"FRR": "show bfd peer 10.9.0.1", "BIRD": "show bfd sessions"}[name]
 			r.shows(command, map[string]string{"FRR": "Status: up", "BIRD": "Up"}[name])
+			node.knows("10.9.0.11", "is watched by BFD", func(p PeerState) bool { return p.BFDState == BFDUp })
 			// No side sees its link go down.
 			nstest.Run(t, "ip", "link", "set", l.port(11), "nomaster")
 			cut := time.Now()
@@ -255,4 +258,71 @@ func TestBFD(t *testing.T) {
 			r.routes("10.96.0.1 via 10.9.0.1")
 		})
 	}
+}
+
+// BFD that does not work is told, while BGP goes on without it: here another
+// program has its port, and the peer has no BFD.
+func TestBFDThatDoesNotWork(t *testing.T) {
+	l := newNetwork(t, 1)
+	l.bird(11, birdConfig(11, "", 1))
+	taken, err := net.ListenPacket("udp", ":3784")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	node := l.node(farConfig{N: 1})
+	peer := outside(11, "")
+	peer.BFD.Enabled = true
+	node.peers(peer)
+	node.knows("10.9.0.11", "has BGP, and BFD no port", func(p PeerState) bool {
+		return p.Established() && p.BFDState == "Down" && strings.Contains(p.BFDError, "address already in use")
+	})
+	taken.Close()
+	node.knows("10.9.0.11", "has BGP, and BFD a port", func(p PeerState) bool {
+		return p.Established() && p.BFDState == "Down" && p.BFDError == ""
+	})
+}
+
+// A router that floods a node loses its session, and the node's memory and its
+// session with another router do not suffer. What it is told is the reason.
+func TestARouterThatFloods(t *testing.T) {
+	l := newNetwork(t, 1)
+	const many = 30000
+	var flood strings.Builder
+	flood.WriteString("protocol static { ipv4;\n")
+	for n := range many {
+		fmt.Fprintf(&flood, "  route 100.%d.%d.%d/32 blackhole;\n", 64+n>>16, n>>8&255, n&255)
+	}
+	flood.WriteString("}\n")
+	l.bird(11, flood.String()+birdConfig(11, "", 1))
+	l.bird(12, birdConfig(12, "", 1))
+	node := l.node(farConfig{N: 1})
+	node.peers(outside(12, ""))
+	node.learns("198.51.100.0/24 via [10.9.0.12]", "2001:db8::/32 via [fd09::12]", "10.96.0.9/32 via [10.9.0.12]")
+	var since time.Time
+	node.knows("10.9.0.12", "is up", func(p PeerState) bool { since = p.Since; return p.Established() })
+
+	node.peers(outside(11, ""), outside(12, ""))
+	node.knows("10.9.0.11", "is cut off", func(p PeerState) bool {
+		return !p.Established() && strings.Contains(p.LastError, "sent more than 20000 prefixes")
+	})
+	node.learns("198.51.100.0/24 via [10.9.0.12]", "2001:db8::/32 via [fd09::12]", "10.96.0.9/32 via [10.9.0.12]")
+	node.knows("10.9.0.12", "has the session that it had", func(p PeerState) bool { return p.Established() && p.Since.Equal(since) })
+	if used := node.memory(); used > 150 {
+		t.Errorf("the node has used %d MiB", used)
+	}
+}
+
+// memory is the most that a node's process has had in memory, in MiB.
+func (f *far) memory() int {
+	f.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.cmd.Process.Pid))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var kib int
+	for line := range strings.Lines(string(text)) {
+		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &kib)
+	}
+	return kib >> 10
 }

@@ -21,7 +21,11 @@ type quiet struct {
 	// failed is told why a connection that was opened to a peer came to
 	// nothing. GoBGP tells that to nobody but its log.
 	failed func(peer netip.Addr, why string)
-	peer   netip.Addr // whom the records are about, if it is one
+	// unsigned is told that the listeners do not have a peer's password.
+	unsigned func(peer netip.Addr, why string)
+	// deaf is told whether BFD listens, in the log of BFD.
+	deaf *deaf
+	peer netip.Addr // whom the records are about, if it is one
 }
 
 func lowered(l slog.Level) slog.Level {
@@ -34,9 +38,9 @@ func lowered(l slog.Level) slog.Level {
 	return slog.LevelDebug
 }
 
-// Enabled is also true for what only failed is to hear of.
+// Enabled is also true for what only the callbacks are to hear of.
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
-	return !q.mute.Load() && (q.peer.IsValid() || q.Handler.Enabled(ctx, lowered(l)))
+	return !q.mute.Load() && (l >= slog.LevelWarn || q.peer.IsValid() || q.deaf != nil || q.Handler.Enabled(ctx, lowered(l)))
 }
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
@@ -45,11 +49,26 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 			q.failed(q.peer, why)
 		}
 	}
-	if r.Level = lowered(r.Level); !q.Handler.Enabled(ctx, r.Level) {
+	if q.deaf != nil && q.deaf.note(r) {
+		return nil
+	}
+	if r.Level = q.levelOf(r); !q.Handler.Enabled(ctx, r.Level) {
 		return nil
 	}
 	r.Message = "gobgp: " + r.Message
 	return q.Handler.Handle(ctx, r)
+}
+
+// levelOf is the level of a record in our log. That a password is not in force is
+// an error of ours, for GoBGP a warning.
+func (q quiet) levelOf(r slog.Record) slog.Level {
+	if r.Message != "failed to set md5" {
+		return lowered(r.Level)
+	}
+	if peer, err := netip.ParseAddr(attribute(r, "Key").String()); err == nil && q.unsigned != nil {
+		q.unsigned(peer, attribute(r, "Err").String())
+	}
+	return slog.LevelError
 }
 
 func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler {

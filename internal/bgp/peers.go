@@ -130,7 +130,13 @@ func (s *Speaker) addPeer(p Peer) error {
 	request := &api.AddPeerRequest{Peer: s.peerConfig(p)}
 	err := s.server.AddPeer(context.Background(), request)
 	if err == nil {
-		err = s.watchLink(p)
+		if err = errors.Join(s.signed(p.Addr), s.watchLink(p)); err != nil { // else it would stay, and be in the way of the next try
+			_ = s.unwatchLink(p)
+			if p.Password != "" {
+				_ = s.forgetPassword(p)
+			}
+			_ = s.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: p.Addr.String()})
+		}
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -141,6 +147,27 @@ func (s *Speaker) addPeer(p Peer) error {
 	return nil
 }
 
+// listenersRefuse takes note that the listeners did not take a peer's password.
+// GoBGP goes on then, and anybody who takes the peer's address would be let in
+// without it.
+func (s *Speaker) listenersRefuse(peer netip.Addr, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsigned[peer] = why
+}
+
+// signed says whether the listeners have the password of a peer that was added.
+func (s *Speaker) signed(peer netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	why, refused := s.unsigned[peer]
+	delete(s.unsigned, peer)
+	if !refused {
+		return nil
+	}
+	return fmt.Errorf("its password is not in force (TCP MD5, RFC 2385): %s", why)
+}
+
 // Peers returns the state of every configured peer, by address.
 func (s *Speaker) Peers() []PeerState {
 	counts := s.prefixCounts()
@@ -149,6 +176,7 @@ func (s *Speaker) Peers() []PeerState {
 	told := s.toldOf()
 	states := make([]PeerState, 0, len(s.sessions))
 	for addr, session := range s.sessions {
+		bfdState, bfdError := s.bfdOf(session.peer)
 		states = append(states, PeerState{
 			Peer:       session.peer,
 			State:      stateName(session.state),
@@ -158,6 +186,8 @@ func (s *Speaker) Peers() []PeerState {
 			Advertised: told.to(session),
 			Settled:    session.settled(),
 			LastError:  session.lastError(),
+			BFDState:   bfdState,
+			BFDError:   bfdError,
 		})
 	}
 	slices.SortFunc(states, func(a, b PeerState) int { return a.Addr.Compare(b.Addr) })

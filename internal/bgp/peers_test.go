@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/config/oc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -139,7 +141,9 @@ func TestWrongASN(t *testing.T) {
 // it is tried again after a while.
 func TestTooManyPrefixes(t *testing.T) {
 	const net = 73
-	a, b, c := start(t, testConfig(net, 1)), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
+	config, told := testConfig(net, 1), make(chan string, 10)
+	config.OnLimit = func(_ netip.Addr, message string) { told <- message }
+	a, b, c := start(t, config), start(t, testConfig(net, 2)), start(t, testConfig(net, 3))
 	a.limitRetry = 2 * time.Second
 	limited := peering(net, 1, 2, 64512, External)
 	limited.MaxPrefixes = 10
@@ -163,6 +167,9 @@ func TestTooManyPrefixes(t *testing.T) {
 	state := failing(t, a, nodeAddr(net, 2), "the peer sent more than 10 prefixes of a family; the next try is in 2s")
 	if state.Established() {
 		t.Error("the session goes on")
+	}
+	if message := <-told; !strings.Contains(message, "127.0.73.2: the peer sent more than 10 prefixes") {
+		t.Errorf("told is %q", message)
 	}
 	failing(t, b, nodeAddr(net, 1), "maximum number of prefixes reached")
 	learns(t, a, "10.244.3.0/24 via [127.0.73.3]")
@@ -262,3 +269,36 @@ func (s *safeBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
+
+// A peer of which the listeners have no password is refused, and one whose BFD
+// cannot start: either is added when that is over.
+func TestAPeerThatIsOnlyHalfAddedIsRefused(t *testing.T) {
+	const net = 83
+	a, b := start(t, testConfig(net, 1)), start(t, testConfig(net, 2))
+	set(t, b, peering(net, 2, 1, 64512, Mesh))
+	want := peering(net, 1, 2, 64512, Mesh)
+	a.goLog.Warn("failed to set md5", "Topic", "Peer", "Key", want.Addr.String(), "Err", "cannot allocate memory")
+	refused := func(p Peer, why string) {
+		t.Helper()
+		if err := a.SetPeers([]Peer{p}); err == nil || !strings.Contains(err.Error(), why) || len(a.Peers()) != 0 {
+			t.Errorf("error %v with peers %v, want %q", err, a.Peers(), why)
+		}
+	}
+	refused(want, "its password is not in force (TCP MD5, RFC 2385): cannot allocate memory")
+	watched := want
+	watched.BFD.Enabled = true
+	a.bfd = noBFD{}
+	refused(watched, "no BFD")
+	a.bfd = nil
+	set(t, a, want)
+	up(t, a, want.Addr)
+}
+
+type noBFD struct{}
+
+func (noBFD) Start(context.Context, oc.BfdConfig) error { return nil }
+func (noBFD) AddPeer(context.Context, netip.Addr, oc.BfdConfig, string) error {
+	return errors.New("no BFD")
+}
+func (noBFD) DeletePeer(context.Context, netip.Addr) error { return nil }
+func (noBFD) Stop()                                        {}

@@ -206,15 +206,16 @@ func neighbors(name string, peers []netip.Addr, of *inet.Family) *api.DefinedSet
 	return set
 }
 
-// rejected is what is not taken of a family: the default route alone, and the
-// policy's prefixes with what is inside of them.
+// rejected is what is not taken of a family: the default route and its two
+// halves, which together are one that wins over the host's, and the policy's
+// prefixes with what is inside of them.
 func rejected(p Policy, f inet.Family) *api.DefinedSet {
 	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	if f == inet.IPv6 {
 		everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
 	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: familySet("rejected", f)}
-	set.Prefixes = []*api.Prefix{{IpPrefix: everything.String()}}
+	set.Prefixes = []*api.Prefix{{IpPrefix: everything.String(), MaskLengthMax: 1}}
 	for _, prefix := range p.Reject {
 		if inet.FamilyOf(prefix.Addr()) == f {
 			set.Prefixes = append(set.Prefixes, &api.Prefix{

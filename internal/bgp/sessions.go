@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"time"
@@ -88,10 +89,19 @@ func (s *Speaker) peerChanged(event *apiutil.WatchEventMessage_PeerEvent) {
 	case now == bgp.BGP_FSM_IDLE && before > bgp.BGP_FSM_ACTIVE:
 		s.tryFailed(session, s.reason(session.peer, before, &event.Peer.State))
 	}
+	why := session.ended
 	s.mu.Unlock()
+	if down && !up && tooMany(&event.Peer.State) && s.config.OnLimit != nil {
+		s.config.OnLimit(addr, fmt.Sprintf("BGP peer %s: %s. Find out why it sends so many; if it is meant to, allow more (--peer-router-max-prefixes, or maxprefixes of its annotation)", addr, why))
+	}
 	if up != down && s.config.OnPeer != nil {
 		s.config.OnPeer(addr)
 	}
+}
+
+// tooMany says whether a session ended for the prefixes that the peer sent.
+func tooMany(state *apiutil.PeerState) bool {
+	return state.AdminState == api.PeerState_ADMIN_STATE_PFX_CT
 }
 
 func (s *Speaker) sessionUp(session *session, state *apiutil.PeerState) {
@@ -111,8 +121,12 @@ func (s *Speaker) sessionDown(session *session, state *apiutil.PeerState) {
 	if session.linkDown {
 		session.ended, session.linkDown = fmt.Sprintf("BFD: no packet from the peer in %v, or it said that it is down", session.peer.BFD.detectionTime()), false
 	}
-	s.log.Info("BGP session down", "peer", session.peer.Addr, "asn", session.peer.ASN, "reason", session.ended)
-	if state.AdminState != api.PeerState_ADMIN_STATE_PFX_CT {
+	level := slog.LevelInfo
+	if tooMany(state) {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), level, "BGP session down", "peer", session.peer.Addr, "asn", session.peer.ASN, "reason", session.ended)
+	if !tooMany(state) {
 		return
 	}
 	addr := session.peer.Addr
@@ -153,7 +167,7 @@ func (s *Speaker) dialFailed(addr netip.Addr, why string) {
 // reason is why a session or a try ended, in an operator's words.
 func (s *Speaker) reason(p Peer, before bgp.FSMState, state *apiutil.PeerState) string {
 	switch {
-	case state.AdminState == api.PeerState_ADMIN_STATE_PFX_CT:
+	case tooMany(state):
 		return fmt.Sprintf("the peer sent more than %d prefixes of a family; the next try is in %v", p.maxPrefixes(), s.limitRetry)
 	case state.DisconnectReason == api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
 		return badPeerAS

@@ -22,6 +22,7 @@ type Speaker struct {
 	log    *slog.Logger
 	server *server.BgpServer
 	goLog  *slog.Logger // GoBGP's
+	bfdLog *slog.Logger // of its BFD
 	// unwatch ends the stream of events; served is closed after the last work
 	// of GoBGP's main loop.
 	unwatch context.CancelFunc
@@ -38,7 +39,12 @@ type Speaker struct {
 	// limitRetry is the constant, but in tests.
 	limitRetry time.Duration
 
+	// bfdDeaf is why BFD hears nobody.
+	bfdDeaf deaf
+
 	mu         sync.Mutex
+	unsigned   map[netip.Addr]string   // peers whose password the listeners did not take
+	bfdState   func(netip.Addr) string // nil without BFD
 	sessions   map[netip.Addr]*session
 	advertised map[netip.Prefix]Route
 	learned    map[netip.Prefix]map[source]netip.Addr
@@ -58,12 +64,14 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		served:     make(chan struct{}),
 		advertised: map[netip.Prefix]Route{},
 		sessions:   map[netip.Addr]*session{},
+		unsigned:   map[netip.Addr]string{},
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
 		started:    time.Now(),
 		limitRetry: limitRetry,
 		hold:       hold{on: config.startsOnHold()},
 	}
-	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed})
+	s.goLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, failed: s.dialFailed, unsigned: s.listenersRefuse})
+	s.bfdLog = slog.New(quiet{Handler: log.Handler(), mute: &s.mute, deaf: &s.bfdDeaf})
 	options := []server.ServerOption{
 		server.LoggerOption(s.goLog, new(slog.LevelVar)),
 		server.GrpcOption([]grpc.ServerOption{grpc.StreamInterceptor(withoutPasswords)}),

@@ -235,19 +235,20 @@ func TestStopLeavesNothingRunning(t *testing.T) {
 	if err := sa.SetPeers(nil); err == nil {
 		t.Error("a stopped speaker took peers")
 	}
-	settlesAt(t, before)
+	settlesAt(t, before, 6) // three peers of two speakers
 }
 
 // settlesAt waits until there are no more goroutines than before. Those that
-// pump a queue of GoBGP's are not counted: it forgets one where a message was
-// still queued when its session ended (channels.InfiniteChannel is closed and
-// then drained without waiting), a few kilobytes for each peer removed.
-func settlesAt(t *testing.T, before int) {
+// pump a queue of GoBGP's are not counted, up to so many: it forgets one where a
+// message was still queued when its session ended (v4.8.0:
+// channels.InfiniteChannel is closed and then drained without waiting). That is a few kilobytes for one peer of 200 that are removed or change, so
+// that only many thousand changes in one run of the agent are noticeable.
+func settlesAt(t *testing.T, before, left int) {
 	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("%d goroutines", before), func() (bool, string) {
+	eventually(t, 10*time.Second, fmt.Sprintf("%d goroutines, and %d that GoBGP leaves", before, left), func() (bool, string) {
 		buf := make([]byte, 4<<20)
 		stacks := string(buf[:runtime.Stack(buf, true)])
-		pumps := strings.Count(stacks, "infiniteBuffer(")
+		pumps := min(strings.Count(stacks, "infiniteBuffer("), left)
 		return runtime.NumGoroutine()-pumps <= before, stacks
 	})
 }
@@ -260,7 +261,7 @@ func TestPeerChangesLeaveNothingRunning(t *testing.T) {
 	stays := mesh(8, 1, 1, 2)[0]
 	set(t, a, stays)
 	since := up(t, a, stays.Addr).Since
-	var before int
+	var before, removed int
 	for round := range 100 {
 		var peers []Peer
 		for n := range byte(10) {
@@ -278,9 +279,10 @@ func TestPeerChangesLeaveNothingRunning(t *testing.T) {
 		if round == 10 {
 			before = runtime.NumGoroutine()
 		}
+		removed += 10 // they go, or change
 	}
 	set(t, a, stays)
-	settlesAt(t, before)
+	settlesAt(t, before, removed/10) // there are about five of a thousand
 	if got := a.Peers(); len(got) != 1 || got[0].Since != since {
 		t.Errorf("configured: %+v", got)
 	}

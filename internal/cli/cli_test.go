@@ -35,7 +35,7 @@ func well() admin.Status {
 			{Name: "loadbalancer", State: admin.Off, Reason: "turned off by its flag"},
 		},
 		Peers: []admin.Peer{
-			{Address: netip.MustParseAddr("10.0.0.2"), Node: "node2", ASN: 64512, Role: "reflector", State: "Established", Since: ago(3 * time.Hour), Accepted: 1, Received: 3, Advertised: 2},
+			{Address: netip.MustParseAddr("10.0.0.2"), Node: "node2", ASN: 64512, Role: "reflector", State: "Established", Since: ago(3 * time.Hour), Accepted: 1, Received: 3, Advertised: 2, BFD: "Down"},
 			{Address: netip.MustParseAddr("10.0.0.3"), Node: "node3", ASN: 64512, Role: "mesh", State: "Established", Since: ago(50 * time.Hour), Accepted: 1},
 		},
 	}
@@ -254,9 +254,9 @@ PEER      NODE   ASN    STATE        SINCE ROUTES  LAST ERROR
 10.0.0.3  node3  64512  Active       - 0       connection refused [2J
 `,
 		"peers -o wide": `
-PEER      NODE   ASN    ROLE       STATE        SINCE ACCEPTED  RECEIVED  ADVERTISED  LAST ERROR
-10.0.0.2  node2  64512  reflector  Established  AGE 1         3         2
-10.0.0.3  node3  64512  mesh       Active       - 0         0         0           connection refused [2J
+PEER      NODE   ASN    ROLE       STATE        SINCE ACCEPTED  RECEIVED  ADVERTISED  BFD   LAST ERROR
+10.0.0.2  node2  64512  reflector  Established  AGE 1         3         2           Down
+10.0.0.3  node3  64512  mesh       Active       - 0         0         0           -     connection refused [2J
 `,
 		"routes": `
 PREFIX         NEXT HOPS              STATE       REASON
@@ -341,7 +341,8 @@ func TestJSON(t *testing.T) {
       "since": "2026-11-22T23:00:00Z",
       "received": 3,
       "accepted": 1,
-      "advertised": 2
+      "advertised": 2,
+      "bfd": "Down"
     },
 `
 	if !strings.HasPrefix(got, want) {

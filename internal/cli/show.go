@@ -17,7 +17,7 @@ func (c *command) peers(ctx context.Context) error {
 func (c *command) peerTable(peers []admin.Peer) table {
 	titles := row("PEER", "NODE", "ASN", "STATE", "SINCE", "ROUTES", "LAST ERROR")
 	if c.output == asWide {
-		titles = row("PEER", "NODE", "ASN", "ROLE", "STATE", "SINCE", "ACCEPTED", "RECEIVED", "ADVERTISED", "LAST ERROR")
+		titles = row("PEER", "NODE", "ASN", "ROLE", "STATE", "SINCE", "ACCEPTED", "RECEIVED", "ADVERTISED", "BFD", "LAST ERROR")
 	}
 	t := table{titles}
 	for _, p := range peers {
@@ -32,10 +32,19 @@ func (c *command) peerTable(peers []admin.Peer) table {
 		line = append(append(line, state), row(age(p.Since, c.now), fmt.Sprint(p.Accepted))...)
 		if c.output == asWide {
 			line = append(line, row(fmt.Sprint(p.Received), fmt.Sprint(p.Advertised))...)
+			line = append(line, bfdCell(p))
 		}
 		t = append(t, append(line, cell{text: p.LastError}))
 	}
 	return t
+}
+
+func bfdCell(p admin.Peer) cell {
+	c := cell{text: cmp.Or(p.BFD, "-")}
+	if p.BFD != "" && p.BFD != "Up" {
+		c.colour = red
+	}
+	return c
 }
 
 // kernelColours are those of the states of what is in the kernel.

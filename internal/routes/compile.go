@@ -158,7 +158,7 @@ func compileRoute(prefix netip.Prefix, hops []netip.Addr, me self, links []link.
 // away from this host, from its Pods or from the networks it is connected to.
 func refuse(prefix netip.Prefix, me self, links []link.Addr) string {
 	switch {
-	case prefix.Bits() == 0:
+	case prefix.Bits() <= 1: // a half of it is as good, beside the other one
 		return "a default route is never taken from a peer"
 	case !usableCIDR(prefix):
 		return "not a destination that Pods or Services have"

@@ -254,21 +254,23 @@ func TestLearnedRoutes(t *testing.T) {
 	r.routesAre(slices.Insert(slices.Clone(base), 2, "10.96.0.9 via 192.168.66.13 dev eth0 proto 17")...)
 	s.Deliver(three, prefix("10.96.0.9/32"), netip.Addr{})
 
-	for _, bad := range []string{"0.0.0.0/0", "10.244.1.128/25", "192.168.66.0/25", "192.168.66.11/32", "127.0.0.0/8", "224.0.0.0/4", "169.254.0.0/16"} {
+	for _, bad := range []string{"0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.244.1.128/25", "192.168.66.0/25", "192.168.66.11/32", "127.0.0.0/8", "224.0.0.0/4", "169.254.0.0/16"} {
 		s.Deliver(two, prefix(bad), two)
 	}
 	s.Deliver(two, prefix("10.9.0.0/24"), addr("192.168.77.12"))
 	s.Deliver(two, prefix("10.8.0.0/24"), addr("192.168.66.11"))
 	s.Deliver(two, prefix("10.7.0.0/24"), addr("fd00::12"))
-	r.until("the bad ones are reported", func() bool { return len(r.Status().Unusable) == 10 })
+	r.until("the bad ones are reported", func() bool { return len(r.Status().Unusable) == 12 })
 	r.routesAre(base...)
 	want := []Unusable{
 		{prefix("0.0.0.0/0"), "a default route is never taken from a peer"},
+		{prefix("0.0.0.0/1"), "a default route is never taken from a peer"},
 		{prefix("10.7.0.0/24"), "next hop fd00::12 is of another address family"},
 		{prefix("10.8.0.0/24"), "next hop 192.168.66.11 is this node itself"},
 		{prefix("10.9.0.0/24"), "next hop 192.168.77.12 is not on a subnet of this node, and no tunnel leads there (--enable-overlay)"},
 		{prefix("10.244.1.128/25"), "within this node's own Pod CIDR 10.244.1.0/24"},
 		{prefix("127.0.0.0/8"), "not a destination that Pods or Services have"},
+		{prefix("128.0.0.0/1"), "a default route is never taken from a peer"},
 		{prefix("169.254.0.0/16"), "not a destination that Pods or Services have"},
 		{prefix("192.168.66.0/25"), "within the network of link eth0, 192.168.66.0/24"},
 		{prefix("192.168.66.11/32"), "within the network of link eth0, 192.168.66.0/24"},

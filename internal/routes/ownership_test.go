@@ -60,3 +60,13 @@ func TestAddressesOfServicesAreNotTakenFromPeers(t *testing.T) {
 	r.serve(service("api lb=9.9.9.8"))
 	r.routesAre(pods, vip)
 }
+
+// A peer that sends too much loses its session, and an Event says so.
+func TestAPeerThatSendsTooMuchIsToldOf(t *testing.T) {
+	h := newHost(t)
+	r := h.start(nil, nodes(1, 2, 3))
+	r.answers(2, 3)
+	h.speaker().Exceed(node(2).InternalIPs[0])
+	r.routesAre("10.244.3.0/24 via 192.168.66.13 dev eth0 proto 17")
+	r.until("an Event", func() bool { return r.warns.warned("Node n1 TooManyPrefixes", "192.168.66.12") })
+}

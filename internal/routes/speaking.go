@@ -129,6 +129,7 @@ func (c *Controller) startSpeaker(config bgp.Config) error {
 	config.Restarting = config.GracefulRestart && (c.former || spoke)
 	config.OnRoute = func(p netip.Prefix) { c.queue.Mark(key{stepRoute, p}) }
 	config.OnPeer = func(netip.Addr) { c.queue.Mark(key{step: stepSweep}) }
+	config.OnLimit = c.reportLimit
 	speaker, err := c.drivers.Speak(config, c.log)
 	if err != nil {
 		return err
@@ -152,6 +153,13 @@ func (c *Controller) startSpeaker(config bgp.Config) error {
 	c.log.Info("routes: speaking BGP", attrs...)
 	c.queue.Mark(key{step: stepAdvertise}, key{step: stepPeers}, key{step: stepSweep})
 	return nil
+}
+
+// reportLimit tells of a peer whose session was ended, on this node.
+func (c *Controller) reportLimit(_ netip.Addr, message string) {
+	if node := c.node(c.config.NodeName); node != nil {
+		c.events.Warn("Node", &node.Meta, "TooManyPrefixes", message)
+	}
 }
 
 func (c *Controller) speaking() Speaker {

@@ -20,22 +20,28 @@ type flow struct {
 	stop func() string
 }
 
-// round is how many packets one ping sends.
-const round = 2000
+// round is how many answers one ping waits for, and roundTime how long in
+// seconds. With a time to end at (-w) ping goes on to send until it has them, so
+// that what is lost at the end of a round is followed by an answer, and counted.
+const (
+	round     = 2000
+	roundTime = 60
+)
 
-// unheard is how many answers at the end of a round may be missing: ping does
-// not wait for them longer than for twice the slowest of the others, and a
-// guest may stand still for as long. More than these are lost.
+// unheard is how many answers may be missing after the last one of a whole
+// round: those on their way when it came, which are some where a guest stood
+// still. Of a round that is not whole none may be missing.
 const unheard = 100
 
-// leastRate is how many packets a second are traffic: what guests reach of a
-// thousand depends on what else the machine does.
+// leastRate is how many packets a second are traffic: what guests reach of the
+// thousand that they try depends on what else the machine does, and is logged.
 const leastRate = 100
 
 // sumUp makes of ping's output a line for each gap, with the times of the
-// answers around it, and one for the round.
+// answers around it, and one for the round, which has so many answers as want
+// says if it is whole.
 const sumUp = `
-/bytes from/ { match($0, /icmp_seq=[0-9]+/); n = substr($0, RSTART + 9, RLENGTH - 9) + 0; at[n] = $1; if (n > last) last = n }
+/bytes from/ { match($0, /icmp_seq=[0-9]+/); n = substr($0, RSTART + 9, RLENGTH - 9) + 0; at[n] = $1; if (n > last) last = n; got++ }
 /transmitted/ { sent = $1; match($0, /time [0-9]+ms/); ms = substr($0, RSTART + 5) + 0 }
 END {
 	for (i = 1; i <= last; i++) {
@@ -43,7 +49,9 @@ END {
 		if (gap) print gap, "lost before packet", i, "between", before, "and", at[i]
 		gap = 0; before = at[i]
 	}
-	print "round: sent", sent + 0, "lost", lost + 0, "unheard", sent - last, "ms", ms + 0
+	tail = sent - last
+	if (got < want && tail > 0) { print tail, "lost after packet", last, "at", before; lost += tail; tail = 0 }
+	print "round: sent", sent + 0, "lost", lost + 0, "unheard", tail + 0, "ms", ms + 0
 }`
 
 func TestSumUp(t *testing.T) {
@@ -59,18 +67,22 @@ func TestSumUp(t *testing.T) {
 		}
 	}
 	ping.WriteString("20 packets transmitted, 15 received, +1 errors, 25% packet loss, time 3175ms\n")
-	want := `1 lost before packet 2 between  and [2.5]
-3 lost before packet 9 between [5.5] and [9.5]
-round: sent 20 lost 4 unheard 1 ms 3175`
-	if got := must(t, "printf %%s %s | awk %s", quote(ping.String()), quote(sumUp)); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+	const gaps = "1 lost before packet 2 between  and [2.5]\n3 lost before packet 9 between [5.5] and [9.5]\n"
+	for answers, want := range map[int]string{
+		15: gaps + "round: sent 20 lost 4 unheard 1 ms 3175",
+		20: gaps + "1 lost after packet 19 at [19.5]\nround: sent 20 lost 5 unheard 0 ms 3175", // given up, or ended by an error
+	} {
+		if got := must(t, "printf %%s %s | awk -v want=%d %s", quote(ping.String()), answers, quote(sumUp)); got != want {
+			t.Errorf("of %d answers: got\n%s\nwant\n%s", answers, got, want)
+		}
 	}
 }
 
-// startFlow sends a thousand packets a second from a Pod on a node to another.
+// startFlow sends up to a thousand packets a second from a Pod on a node to
+// another.
 func startFlow(t *testing.T, node int, from, to string) flow {
 	const file = "/run/e2e-packets.round"
-	ping := fmt.Sprintf("ping -D -i 0.001 -c %d %s > %s; awk %s %s", round, to, file, quote(sumUp), file)
+	ping := fmt.Sprintf("ping -D -i 0.001 -c %d -w %d %s > %s; awk -v want=%d %s %s", round, roundTime, to, file, round, quote(sumUp), file)
 	return start(t, "packets", node, from, ping)
 }
 

@@ -36,7 +36,7 @@ func hasRoles(t *testing.T, node int, want ...string) {
 		"kubectl -n kube-system exec %s -- kube-router --show-bgp-peers", agentOf(t, node))
 }
 
-// Reflectors come and go while a Pod sends a thousand packets a second to
+// Reflectors come and go while a Pod sends up to a thousand packets a second to
 // another, whose node it knows from reflectors alone: not one may be lost.
 func TestReflectorsUnderTraffic(t *testing.T) {
 	flags(t)(t, "--nodes-full-mesh=false")
@@ -139,7 +139,21 @@ func TestRouterOutside(t *testing.T) {
 	near := []int{1, 3} // BIRD prefers them to node2, which is behind another router
 	const ns, local = "router-outside", "203.0.113.10"
 	create(t, ns)
-	serve(t, ns, "server", 3)
+	apply(t, ns, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec:
+  nodeName: node3
+  terminationGracePeriodSeconds: 40
+  containers:
+  - name: agnhost
+    image: %s
+    args: [netexec, --http-port=8080, --delay-shutdown=35]
+    ports: [{containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}
+`, agnhost))
+	server := podIP(t, ns, "server")
 	apply(t, ns, `
 apiVersion: v1
 kind: Service
@@ -164,8 +178,13 @@ spec:
 	eventually(t, func(out string, err error) bool { return err == nil && strings.HasPrefix(out, address+":") },
 		"%s", onPeer("curl -sS --max-time 3 http://%s/clientip", local))
 
+	// The address is withdrawn while the Pod still serves, not when it is gone.
 	must(t, "kubectl -n %s delete pod server --wait=false", ns)
 	peerRoutes(t, map[string][]int{vip: near, local: nil})
+	if out := onNode(t, 3, "curl -sS --max-time 3 http://"+server+":8080/hostname"); out != "server" {
+		t.Errorf("when the address was withdrawn the Pod that terminates answered %q", out)
+	}
+	must(t, "kubectl -n %s delete pod server --force --grace-period=0", ns)
 	must(t, "kubectl -n %s wait --for=delete pod/server --timeout=%s", ns, patience)
 	serve(t, ns, "server", 1)
 	peerRoutes(t, map[string][]int{local: {1}})
