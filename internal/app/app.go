@@ -45,9 +45,10 @@ var controllerNames = [...]string{routesName, servicesName, policyName, loadBala
 // stays, so there is little to do.
 const stopTime = 4 * time.Second
 
-// gcPercent is how much garbage there may be for each byte that lives. The
-// agent lives in little memory and makes little garbage at rest.
-const gcPercent = 40
+// The percentages are how much garbage there may be for each byte that lives.
+// The agent lives in little memory and makes little garbage at rest. The first
+// fill makes much, and whoever restarts a node waits for it.
+const fillGCPercent, gcPercent = 100, 40
 
 // agent is one run of the agent.
 type agent struct {
@@ -90,7 +91,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 	for _, warning := range cfg.Warnings {
 		log.Warn(warning)
 	}
-	debug.SetGCPercent(gcPercent)
+	debug.SetGCPercent(fillGCPercent)
 	watch.RouteKlog(log)
 	a := newAgent(cfg, log, version)
 	go cleanup.Announce(ctx)
@@ -177,6 +178,7 @@ func (a *agent) settle(ctx context.Context) {
 			return
 		}
 	}
+	debug.SetGCPercent(gcPercent)
 	debug.FreeOSMemory()
 }
 

@@ -46,7 +46,8 @@ func TestMain(m *testing.M) {
 }
 
 // agents adds the flags to the DaemonSet's, or sets the given ones, and waits
-// until all agents have them. It returns what was there before, as JSON.
+// until all agents have them: at once, since nobody uses the network then. It
+// returns what was there before, as JSON.
 func agents(args *string) (before string, err error) {
 	ctx := context.Background()
 	const daemonset = "kubectl -n kube-system %s daemonset/kube-router "
@@ -58,8 +59,11 @@ func agents(args *string) (before string, err error) {
 	if args != nil {
 		want = *args
 	}
-	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/template/spec/containers/0/args","value":%s}]`, want)
-	out, err := sh(ctx, fmt.Sprintf(daemonset+"--type=json -p %s && "+daemonset+"--timeout=300s", "patch", quote(patch), "rollout status"))
+	const atOnce, slowly = `{"op":"replace","path":"/spec/updateStrategy/rollingUpdate/maxUnavailable","value":"100%"}`,
+		`{"op":"replace","path":"/spec/updateStrategy/rollingUpdate/maxUnavailable","value":1}`
+	patch := "[" + atOnce + `,{"op":"replace","path":"/spec/template/spec/containers/0/args","value":` + want + "}]"
+	out, err := sh(ctx, fmt.Sprintf(daemonset+"--type=json -p %s && "+daemonset+"--timeout=300s && "+daemonset+"--type=json -p %s",
+		"patch", quote(patch), "rollout status", "patch", quote("["+slowly+"]")))
 	if err != nil {
 		return before, fmt.Errorf("%s: %w", out, err)
 	}
