@@ -2,9 +2,11 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -209,11 +211,25 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.registry.Describe(ch)
 // the others are given.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
+		ErrorLog:            scrapeLog{m.log},
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: mostScrapes,
 		Timeout:             scrapeTimeout,
 	})
+}
+
+// scrapeLog takes what promhttp complains of. That an answer could not be sent is
+// said of each metric, whenever whoever asked has hung up: nothing is wrong here.
+type scrapeLog struct{ log *slog.Logger }
+
+// Println implements promhttp.Logger.
+func (l scrapeLog) Println(words ...any) {
+	text := strings.TrimSpace(fmt.Sprintln(words...))
+	if strings.HasPrefix(text, "error encoding and sending") {
+		l.log.Debug("metrics: " + text)
+		return
+	}
+	l.log.Warn("metrics: " + text)
 }
 
 // atScrape is a metric whose values are looked up when they are asked for.

@@ -85,7 +85,6 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 
 // Endpoints near the client come first where the Service says so.
 func TestNearEndpoints(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	names := map[string]string{}
 	for n := 1; n <= 3; n++ {
@@ -115,7 +114,6 @@ func TestNearEndpoints(t *testing.T) {
 // The endpoints of a Service may come from slices that somebody wrote, with a
 // port for each name that differs from slice to slice.
 func TestNamedPortsOfSlices(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	names := map[string]string{serve(t, ns, "a", 2): "a", serve(t, ns, "b", 3): "b"}
@@ -161,7 +159,6 @@ func TestNodePortsAtEveryAddress(t *testing.T) {
 // An endpoint is taken from a Service, its Pod's label, while a connection to it
 // is open: that goes on, at weight 0.
 func TestAConnectionOutlivesItsEndpoint(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	names := map[string]string{serve(t, ns, "a", 2): "a", serve(t, ns, "b", 3): "b"}

@@ -10,7 +10,6 @@ import (
 )
 
 func TestSessionAffinity(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "a", 2)
@@ -27,7 +26,6 @@ func TestSessionAffinity(t *testing.T) {
 // A client of a datagram service that never changes its port moves on when its
 // endpoint goes.
 func TestDatagramsMoveOn(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	serve(t, ns, "a", 2)
@@ -42,7 +40,6 @@ func TestDatagramsMoveOn(t *testing.T) {
 
 // While the last endpoint terminates and still serves, it is used.
 func TestTerminatingEndpointServes(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(`
@@ -73,7 +70,6 @@ spec:
 }
 
 func TestSCTP(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(`

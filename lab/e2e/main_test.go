@@ -23,9 +23,6 @@ var flags = []string{
 // metricsPort is where agents count what they do, at loopback.
 const metricsPort = "9102"
 
-// Tests that neither disturb agents or nodes nor look at all that a node has run
-// beside each other, after all others: most of their time they wait for Pods.
-
 // TestMain runs the agents with these flags, and as they were afterwards.
 func TestMain(m *testing.M) {
 	if out, err := sh(context.Background(), "kubectl apply -f ../../deploy/kube-router-loadbalancer.yaml"); err != nil {

@@ -13,7 +13,6 @@ import (
 // to get out from the moment that it starts, again and again, and none may
 // succeed. A Pod that no policy selects proves that there is something to reach.
 func TestNewPodsAreNeverOpen(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	url := "http://" + serve(t, ns, "server", 2) + ":8080/hostname"
 	apply(t, ns, strings.Replace(fmt.Sprintf(denyAll, "Egress"), "podSelector: {}", "podSelector: {matchLabels: {app: eager}}", 1))

@@ -54,7 +54,6 @@ spec:
 }
 
 func TestEgressPolicy(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	serve(t, ns, "server", 1)
 	far := serve(t, ns, "serverfar", 2)
@@ -82,7 +81,6 @@ spec:
 }
 
 func TestNamespaceSelector(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	other := ns + "-other"
 	create(t, other)
@@ -108,7 +106,6 @@ spec:
 // and may mean an address or a network. Nobody is let in by it, the rest of
 // the policy holds, and an Event on the policy says what to write.
 func TestInvalidPolicy(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	url := "http://" + serve(t, ns, "server", 1) + ":8080/hostname"
 	meant := client(t, ns, "meant", 2)

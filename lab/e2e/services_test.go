@@ -26,7 +26,6 @@ func clusterIP(t *testing.T, namespace string) string {
 }
 
 func TestClusterIP(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	clientIP := client(t, ns, "client", 1)
 	serve(t, ns, "near", 1)
@@ -75,7 +74,6 @@ func TestClusterIP(t *testing.T) {
 }
 
 func TestNodePort(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	serve(t, ns, "server", 2)
 	apply(t, ns, fmt.Sprintf(service, "NodePort"))
@@ -88,7 +86,6 @@ func TestNodePort(t *testing.T) {
 }
 
 func TestHairpin(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	serve(t, ns, "only", 3)
 	apply(t, ns, fmt.Sprintf(service, "ClusterIP"))
@@ -99,7 +96,6 @@ func TestHairpin(t *testing.T) {
 }
 
 func TestServiceFollowsItsEndpoints(t *testing.T) {
-	t.Parallel()
 	ns := namespace(t)
 	client(t, ns, "client", 1)
 	apply(t, ns, fmt.Sprintf(service, "ClusterIP"))

@@ -42,7 +42,7 @@ type Ruleset struct {
 	unreadable map[Table]bool
 	said       map[Table]string // why, as it was told
 
-	counting sync.Mutex // is taken before mu, never while it is held
+	counting sync.Mutex // of counted; is taken while mu is held, never before
 	counted  map[string]map[Table]int
 }
 
@@ -74,6 +74,7 @@ func (r *Ruleset) Apply(ctx context.Context, s Section) (changed int, err error)
 	}
 	r.sections[s.Owner] = s
 	r.use(s)
+	defer r.note(s.Owner)
 	fresh := len(r.tables) == 0
 	changed, err = r.follow(ctx, []string{s.Owner})
 	if err != nil && !fresh && ctx.Err() == nil {
@@ -95,6 +96,7 @@ func (r *Ruleset) Resync(ctx context.Context, owner string) (repaired int, err e
 	}
 	clear(r.tables)
 	clear(r.unreadable)
+	defer r.note(owner)
 	return r.follow(ctx, []string{owner})
 }
 
@@ -107,17 +109,20 @@ func (r *Ruleset) Counters(ctx context.Context, table Table, fn func(chain, rule
 	return nil
 }
 
-// RuleCount returns how many rules of the owner the kernel holds now, by
-// table: those in its chains and the jumps to them. It keeps nobody waiting:
-// while rules are written it returns what it returned before.
+// RuleCount returns how many rules of the owner the kernel holds, by table, as
+// of the last Apply or Resync: those in its chains and the jumps to them. It
+// waits for no program.
 func (r *Ruleset) RuleCount(owner string) map[Table]int {
 	r.counting.Lock()
 	defer r.counting.Unlock()
-	if r.mu.TryLock() {
-		r.counted[owner] = r.count(owner)
-		r.mu.Unlock()
-	}
 	return maps.Clone(r.counted[owner])
+}
+
+// note counts an owner's rules anew.
+func (r *Ruleset) note(owner string) {
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	r.counted[owner] = r.count(owner)
 }
 
 func (r *Ruleset) count(owner string) map[Table]int {
