@@ -294,3 +294,18 @@ func TestMetricsFollowConventions(t *testing.T) {
 		t.Errorf("got %q, want %q", problems, want)
 	}
 }
+
+// Whoever asked for the metrics and hung up is no news; a metric that cannot be
+// had is.
+func TestHangUpsAreNoWarnings(t *testing.T) {
+	var out bytes.Buffer
+	l := scrapeLog{slog.New(slog.NewTextHandler(&out, nil))}
+	l.Println("error encoding and sending metric family:", context.Canceled)
+	if out.Len() > 0 {
+		t.Errorf("a hang-up is logged: %s", out.String())
+	}
+	l.Println("error gathering metrics:", context.Canceled)
+	if !strings.Contains(out.String(), `level=WARN msg="metrics: error gathering metrics: context canceled"`) {
+		t.Errorf("logged: %q", out.String())
+	}
+}
