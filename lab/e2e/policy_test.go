@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 )
 
@@ -100,33 +99,4 @@ spec:
 	connects(t, other, "client", url)
 	must(t, "kubectl label namespace %s team-", other)
 	blocked(t, other, "client", url)
-}
-
-// A policy whose CIDR has bits beyond its length is taken by the API server,
-// and may mean an address or a network. Nobody is let in by it, the rest of
-// the policy holds, and an Event on the policy says what to write.
-func TestInvalidPolicy(t *testing.T) {
-	ns := namespace(t)
-	url := "http://" + serve(t, ns, "server", 1) + ":8080/hostname"
-	meant := client(t, ns, "meant", 2)
-	client(t, ns, "good", 2)
-	connects(t, ns, "meant", url)
-	const policy = `
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: invalid}
-spec:
-  podSelector: {matchLabels: {app: server}}
-  ingress:
-  - from: [{ipBlock: {cidr: %s}}]
-  - from: [{podSelector: {matchLabels: {name: good}}}]
-`
-	apply(t, ns, fmt.Sprintf(policy, meant+"/16"))
-	blocked(t, ns, "meant", url)
-	connects(t, ns, "good", url)
-	eventually(t, func(out string, err error) bool {
-		return err == nil && strings.Contains(out, "Warning spec.ingress[0].from[0].ipBlock.cidr:") && strings.Contains(out, "or "+meant+"/32 for that one address")
-	}, "kubectl -n %s get events --field-selector involvedObject.kind=NetworkPolicy,involvedObject.name=invalid,reason=PartIgnored -o jsonpath='{range .items[*]}{.type} {.message}{\"\\n\"}{end}'", ns)
-	apply(t, ns, fmt.Sprintf(policy, meant+"/32"))
-	connects(t, ns, "meant", url)
 }
