@@ -59,3 +59,17 @@ func FuzzParseCounters(f *testing.F) {
 		}
 	})
 }
+
+// Rules are counted as they are written: whoever asks for the first time while
+// somebody writes gets what is in force, and does not wait.
+func TestRulesAreCountedWhileOthersWrite(t *testing.T) {
+	r := newRuleset(NewFake())
+	if _, err := r.Apply(t.Context(), policy("-j ACCEPT", "-j DROP")); err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock() // as a run of iptables-restore does
+	defer r.mu.Unlock()
+	if n := r.RuleCount("policy")[Filter]; n != 4 {
+		t.Errorf("%d rules, want 4: two, the one that leads to them, and the jump", n)
+	}
+}
