@@ -12,6 +12,8 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/module"
+	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/policy"
 )
 
@@ -53,8 +55,9 @@ func startAgent(ctx context.Context, w *workload) (a *agent, took time.Duration,
 		NodePorts:     policy.PortRange{First: 30000, Last: 32767},
 		Synced:        a.synced,
 	}, a.feeds, policy.Drivers{
-		Sets:  countedSets{kernel, a.counter},
-		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(counted, inet.IPv4, log)},
+		Sets:   countedSets{kernel, a.counter},
+		Rules:  map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(counted, inet.IPv4, log)},
+		Sysctl: sysctl.New(""), Modules: module.Load,
 	}, log)
 	if err := fill(a.feeds, w); err != nil {
 		return nil, 0, err

@@ -85,7 +85,7 @@ func serveConnections(ctx context.Context, l layout, in io.Reader, out io.Writer
 // between them.
 func newConnector(client pod, servers map[string]pod, port int) (*connector, error) {
 	c := &connector{servers: map[string]unix.SockaddrInet4{}, listens: map[string]int{}}
-	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
+	if err := setParameter("net/ipv4/ip_forward", "1"); err != nil {
 		return nil, err
 	}
 	var err error

@@ -118,6 +118,6 @@ func (n *podNetwork) listen(addr netip.Addr, port int) (int, error) {
 	return socket, unix.Listen(socket, 64)
 }
 
-func sysctl(name, value string) error {
+func setParameter(name, value string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 }
