@@ -92,8 +92,8 @@ func (p Peer) holdTime() time.Duration {
 	return HoldTime
 }
 
-// peerConfig is a peer in GoBGP's words.
-func (s *Speaker) peerConfig(p Peer) *api.Peer {
+// peerConfig is a peer in GoBGP's words, with the limit that GoBGP keeps.
+func (s *Speaker) peerConfig(p Peer, limit uint32) *api.Peer {
 	config := &api.Peer{
 		Conf: &api.PeerConf{
 			NeighborAddress: p.Addr.String(), PeerAsn: p.ASN, LocalAsn: s.config.ASN, AuthPassword: string(p.Password),
@@ -105,7 +105,7 @@ func (s *Speaker) peerConfig(p Peer) *api.Peer {
 			IdleHoldTimeAfterReset: 1,
 		}},
 		Transport: &api.Transport{RemotePort: uint32(p.Port), PassiveMode: p.Passive},
-		AfiSafis:  s.familyConfigs(p),
+		AfiSafis:  s.familyConfigs(p, limit),
 	}
 	if p.ASN != s.config.ASN {
 		config.Conf.Type = api.PeerType_PEER_TYPE_EXTERNAL
@@ -139,13 +139,14 @@ func sameSession(a, b Peer) bool {
 	return a == b
 }
 
-func (s *Speaker) familyConfigs(p Peer) []*api.AfiSafi {
+// familyConfigs are the families of a peer's session.
+func (s *Speaker) familyConfigs(p Peer, limit uint32) []*api.AfiSafi {
 	var configs []*api.AfiSafi
 	for _, f := range s.config.Families {
 		configs = append(configs, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: apiFamily(f), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: s.config.GracefulRestart}},
-			PrefixLimits:      &api.PrefixLimit{Family: apiFamily(f), MaxPrefixes: p.maxPrefixes()},
+			PrefixLimits:      &api.PrefixLimit{Family: apiFamily(f), MaxPrefixes: limit},
 		})
 	}
 	return configs

@@ -119,7 +119,7 @@ func (s *Speaker) removePeer(addr netip.Addr) error {
 // out the same peer without one.
 func (s *Speaker) forgetPassword(p Peer) error {
 	p.Password = ""
-	_, err := s.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: s.peerConfig(p)})
+	_, err := s.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: s.peerConfig(p, p.keptByGoBGP())})
 	return err
 }
 
@@ -127,7 +127,7 @@ func (s *Speaker) addPeer(p Peer) error {
 	s.mu.Lock()
 	s.sessions[p.Addr] = &session{peer: p, client: s.reflectsTo(p)}
 	s.mu.Unlock()
-	request := &api.AddPeerRequest{Peer: s.peerConfig(p)}
+	request := &api.AddPeerRequest{Peer: s.peerConfig(p, p.keptByGoBGP())}
 	err := s.server.AddPeer(context.Background(), request)
 	if err == nil {
 		if err = errors.Join(s.signed(p.Addr), s.watchLink(p)); err != nil { // else it would stay, and be in the way of the next try

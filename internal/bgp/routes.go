@@ -184,6 +184,9 @@ func (s *Speaker) pathChanged(p *apiutil.Path) (netip.Prefix, bool) {
 	hop := nextHopOf(p.Attrs)
 	before, had := s.learned[prefix][from]
 	if p.Withdrawal || !hop.IsValid() {
+		if had {
+			s.accepted.add(p.PeerAddress, p.Family, false)
+		}
 		delete(s.learned[prefix], from)
 		if len(s.learned[prefix]) == 0 {
 			delete(s.learned, prefix)
@@ -194,6 +197,9 @@ func (s *Speaker) pathChanged(p *apiutil.Path) (netip.Prefix, bool) {
 		s.learned[prefix] = map[source]netip.Addr{}
 	}
 	s.learned[prefix][from] = hop
+	if !had {
+		s.within(p.PeerAddress, s.accepted.add(p.PeerAddress, p.Family, true))
+	}
 	return prefix, !had || before != hop
 }
 

@@ -32,6 +32,9 @@ type session struct {
 	// tries to have one failed.
 	ended, failed string
 	tries         int
+	// over says that the peer has sent too many prefixes, and that GoBGP keeps
+	// its limit since.
+	over bool
 	// linkDown says that BFD is ending the session.
 	linkDown bool
 	// rest ends the time for which a peer that sent too much is left alone,

@@ -48,6 +48,7 @@ type Speaker struct {
 	sessions   map[netip.Addr]*session
 	advertised map[netip.Prefix]Route
 	learned    map[netip.Prefix]map[source]netip.Addr
+	accepted   accepted
 	missed     missed
 	hold       hold
 	stopped    bool
@@ -66,6 +67,7 @@ func Start(config Config, log *slog.Logger) (*Speaker, error) {
 		sessions:   map[netip.Addr]*session{},
 		unsigned:   map[netip.Addr]string{},
 		learned:    map[netip.Prefix]map[source]netip.Addr{},
+		accepted:   accepted{},
 		started:    time.Now(),
 		limitRetry: limitRetry,
 		hold:       hold{on: config.startsOnHold()},
@@ -117,6 +119,7 @@ func (s *Speaker) start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
+	go s.keepLimits(ctx)
 	return s.watch(ctx)
 }
 

@@ -1,0 +1,127 @@
+package bgp
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// GoBGP (v4.8.0) counts all that a peer has sent anew with each message of it:
+// of thousands of prefixes, that is most of the time that they take. So it is
+// told of a high limit only when the peer is over it, and ends the session then.
+// Until then two others count: what is accepted is counted as it comes, and
+// what a peer outside of the cluster has sent in all is asked for from time to
+// time, since what import rejects takes memory, too.
+
+// exactLimit is the highest limit that GoBGP may keep by itself.
+const exactLimit = 1000
+
+// limitInterval is how often peers outside of the cluster are looked at.
+const limitInterval = time.Second
+
+// keptByGoBGP is the limit that GoBGP is told of from the start, 0 for none.
+func (p Peer) keptByGoBGP() uint32 {
+	if most := p.maxPrefixes(); most <= exactLimit {
+		return most
+	}
+	return 0
+}
+
+// accepted counts the paths that each peer has in learned.
+type accepted map[netip.Addr]map[bgp.Family]uint32
+
+// add notes one more, or one less, and returns how many there are.
+func (a accepted) add(peer netip.Addr, f bgp.Family, more bool) uint32 {
+	switch {
+	case more && a[peer] == nil:
+		a[peer] = map[bgp.Family]uint32{f: 1}
+	case more:
+		a[peer][f]++
+	case a[peer][f] > 1:
+		a[peer][f]--
+	default:
+		if delete(a[peer], f); len(a[peer]) == 0 {
+			delete(a, peer)
+		}
+	}
+	return a[peer][f]
+}
+
+// within ends the session of a peer that has more paths than it may. The
+// caller holds mu.
+func (s *Speaker) within(addr netip.Addr, paths uint32) {
+	session := s.sessions[addr]
+	if session == nil || session.over || session.peer.keptByGoBGP() != 0 || paths <= session.peer.maxPrefixes() {
+		return
+	}
+	session.over = true
+	peer := session.peer
+	go s.enforce(peer)
+}
+
+// enforce tells GoBGP of a peer's limit. From then on it keeps it by itself.
+func (s *Speaker) enforce(p Peer) {
+	unlock, err := s.changing()
+	if err != nil {
+		return
+	}
+	defer unlock()
+	s.mu.Lock()
+	session := s.sessions[p.Addr]
+	same := session != nil && session.over && session.peer == p
+	s.mu.Unlock()
+	if !same {
+		return
+	}
+	if _, err := s.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: s.peerConfig(p, p.maxPrefixes())}); err != nil {
+		s.log.Warn("the limit of a BGP peer's prefixes is not in force; it is tried again", "peer", p.Addr, "err", err)
+		s.mu.Lock()
+		session.over = false
+		s.mu.Unlock()
+	}
+}
+
+// keepLimits asks for what peers outside of the cluster have sent, until ctx
+// ends.
+func (s *Speaker) keepLimits(ctx context.Context) {
+	tick := time.NewTicker(limitInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, addr := range s.counted() {
+			s.lookAt(addr)
+		}
+	}
+}
+
+// counted are the peers to be looked at.
+func (s *Speaker) counted() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []netip.Addr
+	for addr, session := range s.sessions {
+		if session.peer.Role == External && session.state == bgp.BGP_FSM_ESTABLISHED && !session.over && session.peer.keptByGoBGP() == 0 {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
+func (s *Speaker) lookAt(addr netip.Addr) {
+	var most uint64
+	_ = s.server.ListPeer(context.Background(), &api.ListPeerRequest{Address: addr.String()}, func(p *api.Peer) {
+		for _, f := range p.GetAfiSafis() {
+			most = max(most, f.GetState().GetReceived())
+		}
+	}) // an error means that the speaker has stopped
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.within(addr, uint32(min(most, 1<<32-1)))
+}
