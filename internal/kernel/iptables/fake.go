@@ -65,6 +65,13 @@ func (f *Fake) Save(ctx context.Context, table Table) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.saves++
+	if table == AllTables {
+		var all strings.Builder
+		for _, table := range Tables() {
+			all.WriteString(render(table, f.tables[table]))
+		}
+		return all.String(), nil
+	}
 	chains, ok := f.tables[table]
 	if !ok {
 		return "", fmt.Errorf("iptables-save: table %q does not exist", table)

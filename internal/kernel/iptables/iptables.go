@@ -58,9 +58,13 @@ const (
 	RankRoutes   = 30
 )
 
+// AllTables asks for all tables in the place of one.
+const AllTables Table = ""
+
 // Interface is iptables in one address family and network namespace.
 type Interface interface {
-	// Save returns the table as iptables-save prints it, without counters.
+	// Save returns the table as iptables-save prints it, without counters;
+	// those of AllTables one after the other, as far as the kernel has them.
 	Save(ctx context.Context, table Table) (string, error)
 	// Restore applies input, in the form of iptables-restore --noflush, as
 	// one transaction a table. On error nothing of a failing table changed.

@@ -69,6 +69,9 @@ func (k *Kernel) Save(ctx context.Context, table Table) (string, error) {
 		// Asking for it would load it, hooks and connection tracking included.
 		return "", nil
 	}
+	if table == AllTables {
+		return run(ctx, "", k.save)
+	}
 	return run(ctx, "", k.save, "-t", string(table))
 }
 
@@ -84,14 +87,15 @@ func (k *Kernel) Counters(ctx context.Context, table Table, fn func(chain, rule 
 	return parseCounters(text, table, fn)
 }
 
-// isLoaded says whether a legacy table exists. Where that cannot be known it
-// says yes.
+// isLoaded says whether a legacy table exists, or any. Where that cannot be
+// known it says yes.
 func (k *Kernel) isLoaded(table Table) bool {
 	if k.loaded == "" {
 		return true
 	}
 	names, err := os.ReadFile(k.loaded)
-	return err != nil || slices.Contains(strings.Fields(string(names)), string(table))
+	loaded := strings.Fields(string(names))
+	return err != nil || slices.Contains(loaded, string(table)) || table == AllTables && len(loaded) > 0
 }
 
 // Restore implements Interface. It waits up to 15 seconds for the lock that

@@ -154,6 +154,7 @@ func (r *Ruleset) count(owner string) map[Table]int {
 func (r *Ruleset) follow(ctx context.Context, owners []string) (changed int, err error) {
 	var plans []*plan
 	var input strings.Builder
+	r.loadAll(ctx)
 	for _, table := range []Table{Filter, NAT, Mangle} {
 		if r.unreadable[table] && !r.uses(table, owners) {
 			continue
@@ -215,15 +216,26 @@ func (r *Ruleset) pass(table Table, err error) {
 	r.unreadable[table] = true
 }
 
-// load reads a table that is not known.
-func (r *Ruleset) load(ctx context.Context, table Table) error {
-	if r.tables[table] != nil {
-		return nil
+// loadAll reads all tables in one run of iptables-save where none is known:
+// starting the program takes longer than the rest. Where that fails, each is
+// read by itself, and says why.
+func (r *Ruleset) loadAll(ctx context.Context) {
+	if len(r.tables)+len(r.unreadable) > 0 {
+		return
 	}
-	text, err := r.driver.Save(ctx, table)
+	text, err := r.driver.Save(ctx, AllTables)
 	if err != nil {
-		return fmt.Errorf("reading the %s table %s: %w", r.family, table, err)
+		return
 	}
+	for _, table := range Tables() {
+		if err := r.learn(text, table); err != nil {
+			return
+		}
+	}
+}
+
+// learn takes note of a table from the text of iptables-save.
+func (r *Ruleset) learn(text string, table Table) error {
 	parsed, err := Parse(text, table)
 	if err != nil {
 		return err
@@ -234,6 +246,18 @@ func (r *Ruleset) load(ctx context.Context, table Table) error {
 	}
 	r.tables[table] = chains
 	return nil
+}
+
+// load reads a table that is not known.
+func (r *Ruleset) load(ctx context.Context, table Table) error {
+	if r.tables[table] != nil {
+		return nil
+	}
+	text, err := r.driver.Save(ctx, table)
+	if err != nil {
+		return fmt.Errorf("reading the %s table %s: %w", r.family, table, err)
+	}
+	return r.learn(text, table)
 }
 
 // ownerOf is the owner of a chain, or "".

@@ -25,7 +25,7 @@ type unreadable struct {
 }
 
 func (u *unreadable) Save(ctx context.Context, table Table) (string, error) {
-	if table == u.table {
+	if table == u.table || table == AllTables {
 		u.saves++
 		return "", errors.New("Parsing nftables rule failed")
 	}
@@ -43,7 +43,7 @@ func TestUnreadableTable(t *testing.T) {
 		if _, err := r.Apply(ctx, policy(rule)); err != nil {
 			t.Fatal(err)
 		}
-		if d.saves != 3 || d.restores != i+1 || !strings.Contains(fake.Text(Filter), rule) {
+		if d.saves != 4 || d.restores != i+1 || !strings.Contains(fake.Text(Filter), rule) {
 			t.Errorf("%d reads, %d writes, and the kernel holds\n%s", d.saves, d.restores, fake.Text(Filter))
 		}
 	}
