@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nft"
 )
 
 // hints are chains that kubelet makes in the mangle table so that others see
@@ -21,17 +24,13 @@ func Detect(ctx context.Context) (Variant, error) { return newHost().detect(ctx)
 // Each look runs programs, so those that cannot change the answer are left out.
 func (h host) detect(ctx context.Context) (Variant, error) {
 	nft := h.look(ctx, NFT)
-	if nft.err == nil && nft.hinted {
-		return NFT, ctx.Err()
-	}
-	if errors.Is(nft.err, ErrHangs) {
+	switch {
+	case errors.Is(nft.err, ErrHangs):
 		return "", nft.err
-	}
-	if nft.err != nil {
-		if err := h.see(ctx, inet.IPv4, Legacy, &sight{}); err != nil {
-			return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(nft.err, err))
-		}
-		return Legacy, ctx.Err()
+	case nft.err != nil:
+		return h.onlyLegacy(ctx, nft.err)
+	case nft.hinted:
+		return NFT, ctx.Err()
 	}
 	legacy := h.look(ctx, Legacy)
 	if errors.Is(legacy.err, ErrHangs) {
@@ -40,7 +39,22 @@ func (h host) detect(ctx context.Context) (Variant, error) {
 	if legacy.err == nil && (legacy.hinted || legacy.rules > nft.rules) {
 		return Legacy, ctx.Err()
 	}
+	if nft.rules == 0 {
+		if err := h.probe(ctx); errors.Is(err, ErrHangs) {
+			return "", err
+		} else if err != nil {
+			return h.onlyLegacy(ctx, err)
+		}
+	}
 	return NFT, ctx.Err()
+}
+
+// onlyLegacy is the answer where nf_tables cannot be used, and why not.
+func (h host) onlyLegacy(ctx context.Context, why error) (Variant, error) {
+	if err := h.see(ctx, inet.IPv4, Legacy, &sight{}); err != nil {
+		return "", fmt.Errorf("neither variant of iptables can be used here: %w", errors.Join(why, err))
+	}
+	return Legacy, ctx.Err()
 }
 
 // probing makes a chain with a rule of an extension, and takes both away. Of
@@ -74,10 +88,7 @@ type sight struct {
 func (h host) look(ctx context.Context, variant Variant) sight {
 	var s sight
 	s.err = h.see(ctx, inet.IPv4, variant, &s)
-	if s.err == nil && variant == NFT && !s.hinted && s.rules == 0 {
-		s.err = h.probe(ctx)
-	}
-	if s.err == nil {
+	if s.err == nil && !s.hinted {
 		// A host need not have it.
 		if err := h.see(ctx, inet.IPv6, variant, &s); errors.Is(err, ErrHangs) {
 			s.err = err
@@ -86,10 +97,11 @@ func (h host) look(ctx context.Context, variant Variant) sight {
 	return s
 }
 
-// see adds what a variant shows in one family.
+// see adds what a variant shows in one family. Where the kernel says that there
+// is no table, no program is run to be told that.
 func (h host) see(ctx context.Context, family inet.Family, variant Variant, s *sight) error {
 	path, err := h.tool(ctx, family, variant, "save")
-	if err != nil {
+	if err != nil || h.empty != nil && h.empty(family, variant) {
 		return err
 	}
 	text, err := h.ask(ctx, "", path)
@@ -129,4 +141,23 @@ func (s *sight) count(text string) {
 			}
 		}
 	}
+}
+
+// noTable says that the kernel has no table of a variant and family. Where that
+// cannot be told it says no.
+func noTable(family inet.Family, variant Variant) bool {
+	if variant == Legacy {
+		names, err := os.ReadFile(loadedTables(family))
+		return err == nil && len(strings.Fields(string(names))) == 0
+	}
+	tables, err := nft.List()
+	return err == nil && !slices.ContainsFunc(tables, func(t nft.Table) bool { return t.Family == nftFamily(family) })
+}
+
+// nftFamily is an address family as nftables names it.
+func nftFamily(family inet.Family) string {
+	if family == inet.IPv6 {
+		return "ip6"
+	}
+	return "ip"
 }

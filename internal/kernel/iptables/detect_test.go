@@ -129,6 +129,41 @@ func TestDetect(t *testing.T) {
 	}
 }
 
+// Programs are not run to be told that there is nothing.
+func TestDetectAsksTheKernelFirst(t *testing.T) {
+	const never = "echo 'was run' >&2; exit 1"
+	for _, c := range []struct {
+		name   string
+		tables map[Variant]bool
+		nft    string
+		probe  string
+		want   Variant
+	}{
+		{name: "a fresh host", nft: never, probe: "true", want: NFT},
+		{name: "a fresh host whose kernel takes no rules of nf_tables", nft: never, probe: fails, want: Legacy},
+		{name: "rules of legacy alone", tables: map[Variant]bool{Legacy: true}, nft: never, probe: never, want: Legacy},
+		{name: "rules of nf_tables alone", tables: map[Variant]bool{NFT: true}, nft: prints("filter", "-A INPUT -j ACCEPT"), probe: never, want: NFT},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			legacy := never
+			if c.tables[Legacy] {
+				legacy = prints("mangle", hints[0]+"- [0:0]")
+			}
+			program(t, dir, "iptables-legacy-save", "(legacy)", legacy)
+			program(t, dir, "ip6tables-legacy-save", "(legacy)", never)
+			program(t, dir, "iptables-nft-save", "(nf_tables)", c.nft)
+			program(t, dir, "ip6tables-nft-save", "(nf_tables)", c.nft)
+			program(t, dir, "iptables-nft-restore", "(nf_tables)", c.probe)
+			t.Setenv("PATH", "/nowhere")
+			empty := func(_ inet.Family, v Variant) bool { return !c.tables[v] }
+			if got, err := (host{dirs: []string{dir}, empty: empty}).detect(t.Context()); err != nil || got != c.want {
+				t.Errorf("got %q, %v; want %q", got, err, c.want)
+			}
+		})
+	}
+}
+
 func TestOpenNamesTheMissingProgramAndThePackage(t *testing.T) {
 	dir := t.TempDir()
 	program(t, dir, "ip6tables-nft-save", "(nf_tables)", "true")

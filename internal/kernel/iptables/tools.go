@@ -42,9 +42,13 @@ const askTime = time.Minute
 type host struct {
 	dirs    []string      // searched after $PATH, which a container may not have
 	askTime time.Duration // 0: the constant
+	// empty says that the kernel has no table; nil where only programs tell.
+	empty func(inet.Family, Variant) bool
 }
 
-func newHost() host { return host{dirs: []string{"/usr/sbin", "/sbin", "/usr/local/sbin"}} }
+func newHost() host {
+	return host{dirs: []string{"/usr/sbin", "/sbin", "/usr/local/sbin"}, empty: noTable}
+}
 
 // ask runs a program that tells of the host. One that hangs is ended, and its
 // error is ErrHangs: it has told nothing, for or against its variant.
