@@ -57,7 +57,7 @@ func (k *Kernel) Close() error { return k.conn.Close() }
 
 // greet makes sure that the kernel speaks our version of the protocol.
 func (k *Kernel) greet() error {
-	replies, err := k.conn.Execute(request(cmdProtocol, netlink.Request, header("").b))
+	replies, err := k.conn.Execute(request(cmdProtocol, netlink.Request, header("").B))
 	if err != nil {
 		return fmt.Errorf("asking the kernel for IP sets (load the module ip_set; CAP_NET_ADMIN is needed): %w", translate(err))
 	}
@@ -102,10 +102,10 @@ func (k *Kernel) List(prefixes ...string) (map[string]Set, error) {
 	}
 	l := &listing{want: func(name string) bool { return hasPrefix(name, prefixes) }, sets: map[string]Set{}}
 	if !foreign && len(names) > 0 {
-		return l.sets, k.dump(header("").b, l.message)
+		return l.sets, k.dump(header("").B, l.message)
 	}
 	for _, name := range names {
-		err := k.dump(header(name).b, l.message)
+		err := k.dump(header(name).B, l.message)
 		if err != nil && !errors.Is(err, ErrNotExist) {
 			return nil, err
 		}
@@ -118,7 +118,7 @@ func (k *Kernel) List(prefixes ...string) (map[string]Set, error) {
 func (k *Kernel) names(prefixes []string) (names []string, foreign bool, err error) {
 	e := header("")
 	e.put32(attrFlags, flagListSetName)
-	err = k.dump(e.b, func(payload []byte) error {
+	err = k.dump(e.B, func(payload []byte) error {
 		if len(payload) < 4 {
 			return errTruncated
 		}
@@ -156,7 +156,7 @@ func (k *Kernel) spec(name string) (Spec, error) {
 	l := &listing{want: func(n string) bool { return n == name }, sets: map[string]Set{}}
 	e := header(name)
 	e.put32(attrFlags, flagListHeader)
-	err := k.dump(e.b, l.message)
+	err := k.dump(e.B, l.message)
 	return l.sets[name].Spec, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // Commands, attributes and flags of include/uapi/linux/netfilter/ipset/ip_set.h.
@@ -67,48 +68,34 @@ var revisions = map[Type]uint8{HashIP: 4, HashNet: 6, HashIPPort: 5, HashIPPortI
 
 // encoder appends netlink attributes. Numbers of ipset are big-endian, and
 // marked as such.
-type encoder struct{ b []byte }
-
-func (e *encoder) put(typ uint16, data ...byte) {
-	e.b = binary.NativeEndian.AppendUint16(e.b, uint16(4+len(data)))
-	e.b = binary.NativeEndian.AppendUint16(e.b, typ)
-	e.b = append(e.b, data...)
-	e.pad()
-}
-
-func (e *encoder) pad() {
-	for len(e.b)%4 != 0 {
-		e.b = append(e.b, 0)
-	}
-}
-
-func (e *encoder) putString(typ uint16, s string) { e.put(typ, append([]byte(s), 0)...) }
+type encoder struct{ nlsock.Encoder }
 
 func (e *encoder) put16(typ, v uint16) {
-	e.put(typ|netByteOrder, binary.BigEndian.AppendUint16(nil, v)...)
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], v)
+	e.Put(typ|netByteOrder, b[:]...)
 }
 
 func (e *encoder) put32(typ uint16, v uint32) {
-	e.put(typ|netByteOrder, binary.BigEndian.AppendUint32(nil, v)...)
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], v)
+	e.Put(typ|netByteOrder, b[:]...)
 }
 
 func (e *encoder) put64(typ uint16, v uint64) {
-	e.put(typ|netByteOrder, binary.BigEndian.AppendUint64(nil, v)...)
-}
-
-func (e *encoder) nest(typ uint16, inside func()) {
-	start := len(e.b)
-	e.put(typ | nested)
-	inside()
-	binary.NativeEndian.PutUint16(e.b[start:], uint16(len(e.b)-start))
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	e.Put(typ|netByteOrder, b[:]...)
 }
 
 func (e *encoder) putAddr(typ uint16, a netip.Addr) {
-	e.nest(typ, func() {
+	e.Nest(typ, func() {
 		if a.Is4() {
-			e.put(attrIPv4|netByteOrder, a.AsSlice()...)
+			b := a.As4()
+			e.Put(attrIPv4|netByteOrder, b[:]...)
 		} else {
-			e.put(attrIPv6|netByteOrder, a.AsSlice()...)
+			b := a.As16()
+			e.Put(attrIPv6|netByteOrder, b[:]...)
 		}
 	})
 }
@@ -116,10 +103,10 @@ func (e *encoder) putAddr(typ uint16, a netip.Addr) {
 // header begins a request: nfgenmsg (family, version, resource id), then what
 // every command has.
 func header(name string) *encoder {
-	e := &encoder{b: []byte{afINET, 0, 0, 0}}
-	e.put(attrProtocol, protocolVersion)
+	e := &encoder{nlsock.Encoder{B: []byte{afINET, 0, 0, 0}}}
+	e.Put(attrProtocol, protocolVersion)
 	if name != "" {
-		e.putString(attrSetName, name)
+		e.PutString(attrSetName, name)
 	}
 	return e
 }
@@ -137,16 +124,16 @@ func (c Change) encode() (command uint16, payload []byte) {
 	e := header(c.Name)
 	switch c.Op {
 	case Create:
-		e.putString(attrTypeName, string(c.Spec.Type))
-		e.put(attrRevision, revisions[c.Spec.Type])
-		e.put(attrFamily, familyNumber(c.Spec.Family))
-		e.nest(attrData, func() { e.putOptions(c.Spec.withDefaults()) })
-		return cmdCreate, e.b
+		e.PutString(attrTypeName, string(c.Spec.Type))
+		e.Put(attrRevision, revisions[c.Spec.Type])
+		e.Put(attrFamily, familyNumber(c.Spec.Family))
+		e.Nest(attrData, func() { e.putOptions(c.Spec.withDefaults()) })
+		return cmdCreate, e.B
 	case Destroy:
-		return cmdDestroy, e.b
+		return cmdDestroy, e.B
 	default:
-		e.putString(attrSetName2, c.Other)
-		return cmdSwap, e.b
+		e.PutString(attrSetName2, c.Other)
+		return cmdSwap, e.B
 	}
 }
 
@@ -165,28 +152,28 @@ const entryBytes = 128
 func encodeEntries(name string, entries []Entry) []byte {
 	e := header(name)
 	e.put32(attrLineNo, 0)
-	e.nest(attrADT, func() {
+	e.Nest(attrADT, func() {
 		for _, entry := range entries {
-			e.nest(attrData, func() { e.putEntry(entry) })
+			e.Nest(attrData, func() { e.putEntry(entry) })
 		}
 	})
-	return e.b
+	return e.B
 }
 
 func (e *encoder) putEntry(entry Entry) {
 	e.putAddr(attrIP, entry.Prefix.Addr())
 	if !entry.Prefix.IsSingleIP() {
-		e.put(attrCIDR, byte(entry.Prefix.Bits()))
+		e.Put(attrCIDR, byte(entry.Prefix.Bits()))
 	}
 	if entry.Protocol != 0 {
 		e.put16(attrPort, entry.Port)
-		e.put(attrProto, byte(entry.Protocol))
+		e.Put(attrProto, byte(entry.Protocol))
 	}
 	if entry.Second.IsValid() {
 		e.putAddr(attrIP2, entry.Second)
 	}
 	if entry.SecondBits != 0 {
-		e.put(attrCIDR2, entry.SecondBits)
+		e.Put(attrCIDR2, entry.SecondBits)
 	}
 	if entry.Mark != 0 || entry.Mask != 0 {
 		e.put64(attrSkbMark, uint64(entry.Mark)<<32|uint64(entry.Mask))

@@ -13,17 +13,17 @@ import (
 func reply(name string, spec *Spec, entries ...Entry) []byte {
 	e := header(name)
 	if spec != nil {
-		e.putString(attrTypeName, string(spec.Type))
-		e.put(attrFamily, familyNumber(spec.Family))
-		e.put(attrRevision, 6)
-		e.nest(attrData, func() { e.putOptions(*spec) })
+		e.PutString(attrTypeName, string(spec.Type))
+		e.Put(attrFamily, familyNumber(spec.Family))
+		e.Put(attrRevision, 6)
+		e.Nest(attrData, func() { e.putOptions(*spec) })
 	}
-	e.nest(attrADT, func() {
+	e.Nest(attrADT, func() {
 		for _, entry := range entries {
-			e.nest(attrData, func() { e.putEntry(entry) })
+			e.Nest(attrData, func() { e.putEntry(entry) })
 		}
 	})
-	return e.b
+	return e.B
 }
 
 func read(messages ...[]byte) (map[string]Set, error) {

@@ -107,7 +107,7 @@ func (k *Kernel) List() (map[ID]Server, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	servers := map[ID]Server{}
-	err := k.query(cmdGetService, netlink.Dump, netlink.NewAttributeEncoder(), func(body []byte) error {
+	err := k.query(begin(nil, cmdGetService), netlink.Dump, func(body []byte) error {
 		id, config, ok, err := decodeService(body)
 		if ok {
 			servers[id] = Server{Config: config}
@@ -134,7 +134,7 @@ func (k *Kernel) List() (map[ID]Server, error) {
 func (k *Kernel) Get(id ID) (server Server, ok bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	err = k.query(cmdGetService, 0, service(id), func(body []byte) error {
+	err = k.query(service(cmdGetService, id), 0, func(body []byte) error {
 		_, server.Config, ok, err = decodeService(body)
 		return err
 	})
@@ -164,7 +164,7 @@ func (k *Kernel) Connections(id ID) (map[netip.AddrPort]uint32, error) {
 }
 
 func (k *Kernel) destinations(id ID, fn func(destination)) error {
-	err := k.query(cmdGetDest, netlink.Dump, service(id), func(body []byte) error {
+	err := k.query(service(cmdGetDest, id), netlink.Dump, func(body []byte) error {
 		d, err := decodeDest(body, id)
 		if err == nil {
 			fn(d)
@@ -177,26 +177,19 @@ func (k *Kernel) destinations(id ID, fn func(destination)) error {
 	return nil
 }
 
-// service is the attributes that name a virtual server.
-func service(id ID) *netlink.AttributeEncoder {
-	ae := netlink.NewAttributeEncoder()
-	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
-		encodeID(ae, id)
-		return nil
-	})
-	return ae
+// service asks about a virtual server.
+func service(command uint8, id ID) *nlsock.Encoder {
+	e := begin(nil, command)
+	e.Nest(attrService, func() { putID(e, id) })
+	return e
 }
 
 // query asks the kernel and calls fn for each message of its answer.
-func (k *Kernel) query(command uint8, flags netlink.HeaderFlags, ae *netlink.AttributeEncoder, fn func([]byte) error) error {
+func (k *Kernel) query(question *nlsock.Encoder, flags netlink.HeaderFlags, fn func([]byte) error) error {
 	if err := k.ready(); err != nil {
 		return err
 	}
-	body, err := encodeMessage(command, ae)
-	if err != nil {
-		return err
-	}
-	err = k.socket.Query(k.request(flags, body), fn)
+	err := k.socket.Query(k.request(flags, question.B), fn)
 	if refused := (*nlsock.Refusal)(nil); err != nil && !errors.As(err, &refused) {
 		k.abandon()
 	}
@@ -208,15 +201,16 @@ func (k *Kernel) Apply(changes []Change) []error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	errs := make([]error, len(changes))
-	var bodies [][]byte
-	var indexes []int
+	bodies, indexes := make([][]byte, 0, len(changes)), make([]int, 0, len(changes))
+	buffer := make([]byte, 0, len(changes)*changeBytes)
 	for i, c := range changes {
-		body, err := encodeChecked(c)
-		if err != nil {
+		if err := check(c); err != nil {
 			errs[i] = changeError(c, err)
 			continue
 		}
-		bodies, indexes = append(bodies, body), append(indexes, i)
+		begin := len(buffer)
+		buffer = appendChange(buffer, c)
+		bodies, indexes = append(bodies, buffer[begin:]), append(indexes, i)
 	}
 	errnos, err := k.exchange(bodies)
 	for n, i := range indexes {
@@ -230,12 +224,8 @@ func (k *Kernel) Apply(changes []Change) []error {
 	return errs
 }
 
-func encodeChecked(c Change) ([]byte, error) {
-	if err := check(c); err != nil {
-		return nil, err
-	}
-	return encodeChange(c)
-}
+// changeBytes is what the message of a change takes, and a little more.
+const changeBytes = 160
 
 // exchange returns the kernel's answers as far as there are any.
 func (k *Kernel) exchange(bodies [][]byte) ([]syscall.Errno, error) {

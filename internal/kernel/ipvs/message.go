@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // The generic netlink family and the parts of its messages that are in use
@@ -70,51 +71,63 @@ var commands = [...]uint8{
 	AddReal: cmdNewDest, SetReal: cmdSetDest, DeleteReal: cmdDelDest,
 }
 
-// encodeChange is the body of the message for a change that check accepts.
-func encodeChange(c Change) ([]byte, error) {
-	ae := netlink.NewAttributeEncoder()
-	ae.Nested(attrService, func(ae *netlink.AttributeEncoder) error {
-		encodeID(ae, c.ID)
+// appendChange appends the body of the message for a change that check accepts.
+func appendChange(b []byte, c Change) []byte {
+	e := begin(b, commands[c.Op])
+	e.Nest(attrService, func() {
+		putID(e, c.ID)
 		if c.Op == AddServer || c.Op == SetServer {
-			encodeConfig(ae, c.Config, c.ID.family())
+			putConfig(e, c.Config, c.ID.family())
 		}
-		return nil
 	})
 	if c.Op == AddReal || c.Op == SetReal || c.Op == DeleteReal {
-		ae.Nested(attrDest, func(ae *netlink.AttributeEncoder) error {
-			encodeReal(ae, c)
-			return nil
-		})
+		e.Nest(attrDest, func() { putReal(e, c) })
 	}
-	return encodeMessage(commands[c.Op], ae)
+	return e.B
 }
 
-// encodeMessage puts the header of generic netlink before the attributes.
-func encodeMessage(command uint8, ae *netlink.AttributeEncoder) ([]byte, error) {
-	attrs, err := ae.Encode()
-	return append([]byte{command, familyVersion, 0, 0}, attrs...), err
+// begin appends the header of generic netlink; the attributes come after it.
+func begin(b []byte, command uint8) *nlsock.Encoder {
+	return &nlsock.Encoder{B: append(b, command, familyVersion, 0, 0)}
 }
 
-func encodeID(ae *netlink.AttributeEncoder, id ID) {
-	ae.Uint16(svcFamily, addressFamily(id.family()))
+func putID(e *nlsock.Encoder, id ID) {
+	e.Put16(svcFamily, addressFamily(id.family()))
 	if id.Mark != 0 {
-		ae.Uint32(svcFWMark, id.Mark)
+		e.Put32(svcFWMark, id.Mark)
 		return
 	}
-	ae.Uint16(svcProtocol, uint16(id.Protocol))
-	ae.Bytes(svcAddr, union(id.Addr.Addr()))
-	ae.Bytes(svcPort, binary.BigEndian.AppendUint16(nil, id.Addr.Port()))
+	e.Put16(svcProtocol, uint16(id.Protocol))
+	putAddr(e, svcAddr, id.Addr.Addr())
+	putPort(e, svcPort, id.Addr.Port())
 }
 
-func encodeConfig(ae *netlink.AttributeEncoder, c Config, family inet.Family) {
+// putAddr appends an address as the kernel's union nf_inet_addr.
+func putAddr(e *nlsock.Encoder, kind uint16, a netip.Addr) {
+	var u [16]byte
+	if a.Is4() {
+		short := a.As4()
+		copy(u[:], short[:])
+	} else {
+		u = a.As16()
+	}
+	e.Put(kind, u[:]...)
+}
+
+func putPort(e *nlsock.Encoder, kind, port uint16) { e.Put(kind, byte(port>>8), byte(port)) }
+
+func putConfig(e *nlsock.Encoder, c Config, family inet.Family) {
 	flags := uint32(c.SchedFlags) << schedFlagsShift
 	if c.Persistence > 0 {
 		flags |= flagPersistent
 	}
-	ae.String(svcScheduler, c.Scheduler)
-	ae.Bytes(svcFlags, binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, flags), settableFlags))
-	ae.Uint32(svcTimeout, c.Persistence)
-	ae.Uint32(svcNetmask, hostMask(family))
+	e.PutString(svcScheduler, c.Scheduler)
+	var both [8]byte
+	binary.NativeEndian.PutUint32(both[:], flags)
+	binary.NativeEndian.PutUint32(both[4:], settableFlags)
+	e.Put(svcFlags, both[:]...)
+	e.Put32(svcTimeout, c.Persistence)
+	e.Put32(svcNetmask, hostMask(family))
 }
 
 // hostMask makes each client address persistent on its own: a mask for IPv4,
@@ -126,17 +139,17 @@ func hostMask(family inet.Family) uint32 {
 	return 128
 }
 
-func encodeReal(ae *netlink.AttributeEncoder, c Change) {
-	ae.Bytes(destAddr, union(c.RealAddr.Addr()))
-	ae.Bytes(destPort, binary.BigEndian.AppendUint16(nil, c.RealAddr.Port()))
-	ae.Uint16(destFamily, addressFamily(inet.FamilyOf(c.RealAddr.Addr())))
+func putReal(e *nlsock.Encoder, c Change) {
+	putAddr(e, destAddr, c.RealAddr.Addr())
+	putPort(e, destPort, c.RealAddr.Port())
+	e.Put16(destFamily, addressFamily(inet.FamilyOf(c.RealAddr.Addr())))
 	if c.Op == DeleteReal {
 		return
 	}
-	ae.Uint32(destMethod, uint32(c.Real.Method))
-	ae.Uint32(destWeight, c.Real.Weight)
-	ae.Uint32(destUpper, 0)
-	ae.Uint32(destLower, 0)
+	e.Put32(destMethod, uint32(c.Real.Method))
+	e.Put32(destWeight, c.Real.Weight)
+	e.Put32(destUpper, 0)
+	e.Put32(destLower, 0)
 }
 
 func addressFamily(f inet.Family) uint16 {
@@ -144,13 +157,6 @@ func addressFamily(f inet.Family) uint16 {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
-}
-
-// union is an address as the kernel's union nf_inet_addr.
-func union(a netip.Addr) []byte {
-	var u [16]byte
-	copy(u[:], a.AsSlice())
-	return u[:]
 }
 
 var errMalformed = errors.New("malformed answer of the kernel")

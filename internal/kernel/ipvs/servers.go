@@ -173,11 +173,15 @@ func (s *Servers) Counters() Counters {
 	return s.counters
 }
 
+// changesEach is how many changes a virtual server needs, most often: itself and
+// two real servers.
+const changesEach = 3
+
 // sync brings the IDs from what the kernel holds to what is desired.
 func (s *Servers) sync(ids []ID) map[ID]error {
 	slices.SortFunc(ids, compareIDs)
 	failed := map[ID]error{}
-	var b batch
+	b := batch{make: make([]Change, 0, changesEach*len(ids))}
 	for _, id := range ids {
 		if err := s.learn(id); err != nil {
 			failed[id] = err
@@ -244,7 +248,7 @@ type batch struct {
 	make, trim, remove []Change
 }
 
-func (b *batch) changes() []Change { return slices.Concat(b.make, b.trim, b.remove) }
+func (b *batch) changes() []Change { return append(append(b.make, b.trim...), b.remove...) }
 
 // transform adds what turns an ID's virtual server into the desired one.
 func (b *batch) transform(id ID, have Server, exists bool, want *Server) {
@@ -284,6 +288,9 @@ func (b *batch) addReals(id ID, have, want map[netip.AddrPort]Real) {
 }
 
 func sortedAddrs(reals map[netip.AddrPort]Real) []netip.AddrPort {
+	if len(reals) == 0 {
+		return nil
+	}
 	return slices.SortedFunc(maps.Keys(reals), netip.AddrPort.Compare)
 }
 

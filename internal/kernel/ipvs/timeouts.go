@@ -55,7 +55,7 @@ const (
 func (k *Kernel) Timeouts() (t Timeouts, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	err = k.query(cmdGetConfig, 0, netlink.NewAttributeEncoder(), func(body []byte) error {
+	err = k.query(begin(nil, cmdGetConfig), 0, func(body []byte) error {
 		t, err = decodeTimeouts(body)
 		return err
 	})
@@ -72,11 +72,11 @@ func (k *Kernel) SetTimeouts(t Timeouts) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ae := netlink.NewAttributeEncoder()
-	ae.Uint32(attrTimeoutTCP, seconds(t.TCP))
-	ae.Uint32(attrTimeoutTCPFin, seconds(t.TCPFin))
-	ae.Uint32(attrTimeoutUDP, seconds(t.UDP))
-	err := k.query(cmdSetConfig, netlink.Acknowledge, ae, func([]byte) error { return nil })
+	e := begin(nil, cmdSetConfig)
+	e.Put32(attrTimeoutTCP, seconds(t.TCP))
+	e.Put32(attrTimeoutTCPFin, seconds(t.TCPFin))
+	e.Put32(attrTimeoutUDP, seconds(t.UDP))
+	err := k.query(e, netlink.Acknowledge, func([]byte) error { return nil })
 	if err != nil {
 		return fmt.Errorf("ipvsadm --set %d %d %d: %w", seconds(t.TCP), seconds(t.TCPFin), seconds(t.UDP), err)
 	}

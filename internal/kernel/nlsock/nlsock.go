@@ -20,6 +20,9 @@ const (
 	// answerTimeout is a safeguard. The kernel carries requests out within the
 	// call that sends them, so that the answer is there when it returns.
 	answerTimeout = 10 * time.Second
+	// firstSequence is that of the first request of Exchange. conn begins at a
+	// number below.
+	firstSequence = 1 << 31
 	// datagramSize is the most that the kernel puts into one datagram.
 	datagramSize = 32 << 10
 )
@@ -30,7 +33,11 @@ const (
 type Socket struct {
 	conn   *netlink.Conn
 	raw    syscall.RawConn
-	buffer []byte
+	buffer []byte // of answers
+	// out are the requests of one call, and sequence numbers them: apart from
+	// those of Query, which conn counts.
+	out      []byte
+	sequence uint32
 }
 
 // Refusal is the kernel's answer that it did not do what was asked.
@@ -49,7 +56,7 @@ func New(conn *netlink.Conn) (*Socket, error) {
 	// them, and room for more of them than BatchSize asks for.
 	_ = conn.SetOption(netlink.CapAcknowledge, true)
 	_ = conn.SetReadBuffer(1 << 20)
-	return &Socket{conn: conn, raw: raw, buffer: make([]byte, datagramSize)}, nil
+	return &Socket{conn: conn, raw: raw, buffer: make([]byte, datagramSize), sequence: firstSequence}, nil
 }
 
 // Close frees the socket.
@@ -75,18 +82,25 @@ func (s *Socket) Exchange(requests []netlink.Message) ([]syscall.Errno, error) {
 
 func (s *Socket) exchange(requests []netlink.Message) ([]syscall.Errno, error) {
 	requests[len(requests)-1].Header.Flags |= netlink.Acknowledge
-	sent, err := s.conn.SendMessages(requests)
-	if err != nil {
+	first := s.sequence
+	s.out = s.out[:0]
+	for _, r := range requests {
+		s.out = appendRequest(s.out, r, s.sequence)
+		if s.sequence++; s.sequence == 0 {
+			s.sequence = firstSequence
+		}
+	}
+	if err := s.write(); err != nil {
 		return nil, err
 	}
-	errnos := make([]syscall.Errno, len(sent))
-	first := sent[0].Header.Sequence
+	errnos := make([]syscall.Errno, len(requests))
 	for done := false; !done; {
 		err := s.receive(func(a Answer) error {
 			i := a.Sequence - first
 			if a.Kind != unix.NLMSG_ERROR || i >= uint32(len(errnos)) {
 				return nil
 			}
+			var err error
 			errnos[i], err = a.Errno()
 			done = done || i == uint32(len(errnos)-1)
 			return err
@@ -96,6 +110,31 @@ func (s *Socket) exchange(requests []netlink.Message) ([]syscall.Errno, error) {
 		}
 	}
 	return errnos, nil
+}
+
+// appendRequest appends a struct nlmsghdr and what follows.
+func appendRequest(b []byte, r netlink.Message, sequence uint32) []byte {
+	length := unix.SizeofNlMsghdr + len(r.Data)
+	b = binary.NativeEndian.AppendUint32(b, uint32(length))
+	b = binary.NativeEndian.AppendUint16(b, uint16(r.Header.Type))
+	b = binary.NativeEndian.AppendUint16(b, uint16(r.Header.Flags))
+	b = binary.NativeEndian.AppendUint32(b, sequence)
+	b = binary.NativeEndian.AppendUint32(b, 0) // the kernel knows the sender
+	b = append(b, r.Data...)
+	return append(b, make([]byte, -length&3)...)
+}
+
+// write sends out as one datagram.
+func (s *Socket) write() (err error) {
+	waitErr := s.raw.Write(func(fd uintptr) bool {
+		for {
+			_, err = unix.Write(int(fd), s.out)
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return errors.Join(err, waitErr)
 }
 
 // Query sends one request and calls fn with the body of each message that
