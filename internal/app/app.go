@@ -45,10 +45,10 @@ var controllerNames = [...]string{routesName, servicesName, policyName, loadBala
 // stays, so there is little to do.
 const stopTime = 4 * time.Second
 
-// The percentages are how much garbage there may be for each byte that lives.
-// The agent lives in little memory and makes little garbage at rest. The first
-// fill makes much, and whoever restarts a node waits for it.
-const fillGCPercent, gcPercent = 100, 40
+// gcPercent is how much garbage there may be for each hundred bytes that live.
+// The agent lives in little memory and makes little garbage. The first fill
+// makes much, but more room for it takes as much time: each fresh page costs.
+const gcPercent = 40
 
 // agent is one run of the agent.
 type agent struct {
@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logTo io.Writer
 	for _, warning := range cfg.Warnings {
 		log.Warn(warning)
 	}
-	debug.SetGCPercent(fillGCPercent)
+	debug.SetGCPercent(gcPercent)
 	watch.RouteKlog(log)
 	a := newAgent(cfg, log, version)
 	go cleanup.Announce(ctx)
@@ -178,7 +178,6 @@ func (a *agent) settle(ctx context.Context) {
 			return
 		}
 	}
-	debug.SetGCPercent(gcPercent)
 	debug.FreeOSMemory()
 }
 
