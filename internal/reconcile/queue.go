@@ -138,16 +138,29 @@ func (q *Queue[K]) takeDue() []K {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	keys := q.order
-	q.order, q.marked = nil, time.Time{}
 	if len(keys) > 0 {
-		q.busy = time.Now()
+		q.busy = q.begin()
 	}
+	q.order, q.marked = nil, time.Time{}
 	for _, key := range keys {
 		it := q.items[key]
 		it.queued, it.taken = false, true
 		it.attempts++
 	}
 	return keys
+}
+
+// begin is when the work on what is due begins: when it was marked, or when the
+// work before that ended. Only what is due for another reason needs the clock.
+// The caller holds the lock.
+func (q *Queue[K]) begin() time.Time {
+	switch {
+	case q.marked.IsZero():
+		return time.Now()
+	case q.marked.Before(q.last):
+		return q.last
+	}
+	return q.marked
 }
 
 // Settle ends the work on a key that Take returned: with nil it is clean,

@@ -311,7 +311,26 @@ func TestProgress(t *testing.T) {
 		q.Settle("a", nil)
 		expect("settled, and not asked for more", time.Second, 0)
 		expectTaken(t, q)
-		expect("waits", 0, time.Second+time.Minute)
+		ended := time.Second + time.Minute
+		expect("waits", 0, ended)
+		now := func() time.Duration { return time.Since(begin) }
+		time.Sleep(time.Second)
+		marked := now()
+		q.Mark("b")
+		expectTaken(t, q, "b")
+		expect("begins with the mark", marked, ended)
+		q.Mark("c")
+		time.Sleep(time.Second)
+		ended = now()
+		q.Settle("b", errors.New("no"))
+		expectTaken(t, q, "c")
+		expect("begins with the end of the round before", ended, ended)
+		q.Settle("c", nil)
+		expectTaken(t, q)
+		time.Sleep(firstRetry)
+		due := now()
+		expectTaken(t, q, "b")
+		expect("begins when a retry is due", due, ended)
 	})
 }
 

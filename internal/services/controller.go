@@ -273,10 +273,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		if keys == nil {
 			return nil
 		}
-		began := time.Now()
 		c.work(ctx, keys)
 		if c.config.Synced != nil {
-			c.config.Synced(time.Since(began))
+			c.config.Synced(time.Since(c.queue.Progress().Busy))
 		}
 	}
 }
