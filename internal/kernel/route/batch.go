@@ -65,40 +65,38 @@ func (b *batch) encode(r Route, scope byte) ([]byte, error) {
 	if r.Table < 256 {
 		table = byte(r.Table)
 	}
-	e := netlink.NewAttributeEncoder()
-	e.Bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
-	e.Uint32(unix.RTA_TABLE, uint32(r.Table))
-	if r.Src.IsValid() {
-		e.Bytes(unix.RTA_PREFSRC, r.Src.AsSlice())
-	}
-	if err := b.encodeHops(e, r.NextHops); err != nil {
-		return nil, err
-	}
-	attributes, err := e.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("encoding a route: %w", err)
-	}
-	head := []byte{family, byte(r.Dst.Bits()), 0, 0, table, Protocol, scope, byte(r.Type)}
 	flags := 0
 	if len(r.NextHops) == 1 {
 		flags = hopFlags(r.NextHops[0])
 	}
-	return append(binary.NativeEndian.AppendUint32(head, uint32(flags)), attributes...), nil
+	e := nlsock.Encoder{B: make([]byte, 0, routeBytes)}
+	e.B = append(e.B, family, byte(r.Dst.Bits()), 0, 0, table, Protocol, scope, byte(r.Type))
+	e.B = binary.NativeEndian.AppendUint32(e.B, uint32(flags))
+	e.Put(unix.RTA_DST, r.Dst.Addr().AsSlice()...)
+	e.Put32(unix.RTA_TABLE, uint32(r.Table))
+	if r.Src.IsValid() {
+		e.Put(unix.RTA_PREFSRC, r.Src.AsSlice()...)
+	}
+	err := b.encodeHops(&e, r.NextHops)
+	return e.B, err
 }
+
+// routeBytes is what a route with one next hop takes.
+const routeBytes = 96
 
 // encodeHops writes one next hop as attributes of the route, and several as
 // structs rtnexthop: in one order always, so that one route has one text.
-func (b *batch) encodeHops(e *netlink.AttributeEncoder, hops []NextHop) error {
+func (b *batch) encodeHops(e *nlsock.Encoder, hops []NextHop) error {
 	if len(hops) == 1 {
 		index, err := b.link(hops[0].Link)
 		if err != nil {
 			return err
 		}
 		if index != 0 {
-			e.Uint32(unix.RTA_OIF, uint32(index))
+			e.Put32(unix.RTA_OIF, uint32(index))
 		}
 		if hops[0].Via.IsValid() {
-			e.Bytes(unix.RTA_GATEWAY, hops[0].Via.AsSlice())
+			e.Put(unix.RTA_GATEWAY, hops[0].Via.AsSlice()...)
 		}
 		return nil
 	}
@@ -111,21 +109,20 @@ func (b *batch) encodeHops(e *netlink.AttributeEncoder, hops []NextHop) error {
 		list = append(list, encodeHop(index, hop)...)
 	}
 	if len(list) > 0 {
-		e.Bytes(unix.RTA_MULTIPATH, list)
+		e.Put(unix.RTA_MULTIPATH, list...)
 	}
 	return nil
 }
 
 func encodeHop(link int, to NextHop) []byte {
-	gateway := netlink.NewAttributeEncoder()
+	var gateway nlsock.Encoder
 	if to.Via.IsValid() {
-		gateway.Bytes(unix.RTA_GATEWAY, to.Via.AsSlice())
+		gateway.Put(unix.RTA_GATEWAY, to.Via.AsSlice()...)
 	}
-	attributes, _ := gateway.Encode() // an address is never too long
-	hop := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtNexthop+len(attributes)))
+	hop := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtNexthop+len(gateway.B)))
 	hop = append(hop, byte(hopFlags(to)), 0) // the weight less 1
 	hop = binary.NativeEndian.AppendUint32(hop, uint32(link))
-	return append(hop, attributes...)
+	return append(hop, gateway.B...)
 }
 
 func (b *batch) link(name string) (int, error) {
