@@ -31,7 +31,7 @@ func (c *Controller) workServices(keys []cluster.Key) {
 
 // workBatch does that with one batch.
 func (c *Controller) workBatch(keys []cluster.Key, failed map[cluster.Key]error) {
-	b := newBatch(c)
+	b := newBatch(c, len(keys))
 	for _, k := range keys {
 		b.take(k)
 	}
@@ -94,14 +94,15 @@ func (c *Controller) reportConflicts(b *batch) {
 type batch struct {
 	*Controller
 	*resources
+	scratch        *desired // of one Service after the other: the plan keeps none
 	failedVirtuals map[ipvs.ID]error
 	failedVIPs     map[netip.Addr]error
 	failedHairpins map[ipset.Entry]error
 }
 
-func newBatch(c *Controller) *batch {
+func newBatch(c *Controller, services int) *batch {
 	return &batch{
-		Controller: c, resources: newResources(),
+		Controller: c, resources: newResources(services), scratch: newDesired(),
 		failedVirtuals: map[ipvs.ID]error{}, failedVIPs: map[netip.Addr]error{}, failedHairpins: map[ipset.Entry]error{},
 	}
 }
@@ -114,7 +115,7 @@ func (b *batch) take(k cluster.Key) {
 	service, slices := b.state.get(k)
 	if service != nil {
 		var problems []problem
-		want, problems = b.compiler.compile(service, slices, b.me)
+		want, problems = b.compiler.compileInto(b.scratch.empty(), service, slices, b.me)
 		for _, p := range problems {
 			b.events.Warn(p.kind, p.object, p.reason, p.message)
 		}

@@ -25,6 +25,19 @@ type desired struct {
 	health *health
 }
 
+func newDesired() *desired {
+	return &desired{virtuals: map[ipvs.ID]virtual{}, vips: map[netip.Addr]struct{}{}, hairpins: map[ipset.Entry]struct{}{}}
+}
+
+// empty takes everything out, to be used again.
+func (d *desired) empty() *desired {
+	clear(d.virtuals)
+	clear(d.vips)
+	clear(d.hairpins)
+	*d = desired{virtuals: d.virtuals, vips: d.vips, hairpins: d.hairpins}
+	return d
+}
+
 // virtual is one address and port of a Service. Without a server it rejects,
 // and so does a server without a weight. Where drop is set, what is new is
 // dropped: there are endpoints, but the Service's traffic policy does not want
@@ -96,12 +109,12 @@ type compilation struct {
 // compile returns what a Service with its slices, in order of their names,
 // wants on the given node. What is wrong with them is left out and reported.
 func (c compiler) compile(service *cluster.Service, slices []*cluster.EndpointSlice, me self) (*desired, []problem) {
-	b := compilation{
-		compiler: c, me: me, service: service, slices: slices,
-		out: &desired{
-			virtuals: map[ipvs.ID]virtual{}, vips: map[netip.Addr]struct{}{}, hairpins: map[ipset.Entry]struct{}{},
-		},
-	}
+	return c.compileInto(newDesired(), service, slices, me)
+}
+
+// compileInto is compile into what is empty.
+func (c compiler) compileInto(out *desired, service *cluster.Service, slices []*cluster.EndpointSlice, me self) (*desired, []problem) {
+	b := compilation{compiler: c, me: me, service: service, slices: slices, out: out}
 	b.options = b.readOptions()
 	doors := b.doors()
 	for _, port := range service.Ports {

@@ -128,9 +128,11 @@ type resources struct {
 	hairpins map[ipset.Entry]struct{}
 }
 
-func newResources() *resources {
+// newResources has room for those of a number of Services.
+func newResources(services int) *resources {
 	return &resources{
-		virtuals: map[ipvs.ID]struct{}{}, vips: map[netip.Addr]struct{}{}, hairpins: map[ipset.Entry]struct{}{},
+		virtuals: make(map[ipvs.ID]struct{}, services), vips: make(map[netip.Addr]struct{}, services),
+		hairpins: map[ipset.Entry]struct{}{},
 	}
 }
 
@@ -160,7 +162,7 @@ func (t *touched) and(other *touched) *touched {
 	if other == nil {
 		return t
 	}
-	both := newResources()
+	both := newResources(1)
 	both.add(t)
 	both.add(other)
 	return &touched{keysOf(both.virtuals), keysOf(both.vips), keysOf(both.hairpins)}
