@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 // exactLimit is the highest limit that GoBGP may keep by itself.
 const exactLimit = 1000
 
-// limitInterval is how often peers outside of the cluster are looked at.
-const limitInterval = time.Second
+// What a peer outside of the cluster has sent is looked at that often at first,
+// and that seldom where it has not changed for a while.
+const looksOften, looksSeldom = time.Second, 16 * time.Second
 
 // keptByGoBGP is the limit that GoBGP is told of from the start, 0 for none.
 func (p Peer) keptByGoBGP() uint32 {
@@ -84,37 +86,62 @@ func (s *Speaker) enforce(p Peer) {
 	}
 }
 
-// keepLimits asks for what peers outside of the cluster have sent, until ctx
+// looks say when a peer's prefixes are counted again.
+type looks struct {
+	next  time.Time
+	after time.Duration
+	seen  uint64
+}
+
+// due says whether it is time for a look, and when the next is.
+func (l *looks) due(now time.Time) bool {
+	if now.Before(l.next) {
+		return false
+	}
+	l.after = min(max(2*l.after, looksOften), looksSeldom)
+	l.next = now.Add(l.after)
+	return true
+}
+
+// saw takes note of what a look showed.
+func (l *looks) saw(now time.Time, prefixes uint64) {
+	if prefixes != l.seen {
+		*l = looks{seen: prefixes, next: now.Add(looksOften), after: looksOften}
+	}
+}
+
+// keepLimits looks at what peers outside of the cluster have sent, until ctx
 // ends.
 func (s *Speaker) keepLimits(ctx context.Context) {
-	tick := time.NewTicker(limitInterval)
+	tick := time.NewTicker(looksOften)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-		}
-		for _, addr := range s.counted() {
-			s.lookAt(addr)
+		case now := <-tick.C:
+			for _, addr := range s.dueForLook(now) {
+				s.lookAt(addr, now)
+			}
 		}
 	}
 }
 
-// counted are the peers to be looked at.
-func (s *Speaker) counted() []netip.Addr {
+// dueForLook are the peers to be looked at.
+func (s *Speaker) dueForLook(now time.Time) []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []netip.Addr
 	for addr, session := range s.sessions {
-		if session.peer.Role == External && session.state == bgp.BGP_FSM_ESTABLISHED && !session.over && session.peer.keptByGoBGP() == 0 {
+		bounded := session.over || session.peer.keptByGoBGP() != 0
+		if session.peer.Role == External && session.state == bgp.BGP_FSM_ESTABLISHED && !bounded && session.looks.due(now) {
 			list = append(list, addr)
 		}
 	}
 	return list
 }
 
-func (s *Speaker) lookAt(addr netip.Addr) {
+func (s *Speaker) lookAt(addr netip.Addr, now time.Time) {
 	var most uint64
 	_ = s.server.ListPeer(context.Background(), &api.ListPeerRequest{Address: addr.String()}, func(p *api.Peer) {
 		for _, f := range p.GetAfiSafis() {
@@ -123,5 +150,8 @@ func (s *Speaker) lookAt(addr netip.Addr) {
 	}) // an error means that the speaker has stopped
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.within(addr, uint32(min(most, 1<<32-1)))
+	if session := s.sessions[addr]; session != nil {
+		session.looks.saw(now, most)
+	}
+	s.within(addr, uint32(min(most, math.MaxUint32)))
 }

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,28 @@ func TestTooManyOfThousands(t *testing.T) {
 			advertise(t, b, routes[:1]...)
 			knows(t, a, nodeAddr(test.net, 2), "is back", func(p PeerState) bool { return p.Established() && p.Received == 1 })
 		})
+	}
+}
+
+// Looks are seldom where nothing changes, and soon where something does.
+func TestLooks(t *testing.T) {
+	var l looks
+	begin := time.Unix(1000, 0)
+	var at []int
+	for second := range 60 {
+		now := begin.Add(time.Duration(second) * time.Second)
+		if !l.due(now) {
+			continue
+		}
+		at = append(at, second)
+		prefixes := uint64(10)
+		if second > 30 {
+			prefixes = 20
+		}
+		l.saw(now, prefixes)
+	}
+	if want := []int{0, 1, 3, 7, 15, 31, 32, 34, 38, 46}; !slices.Equal(at, want) {
+		t.Errorf("looks at %v, want %v", at, want)
 	}
 }
 

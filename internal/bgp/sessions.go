@@ -34,7 +34,8 @@ type session struct {
 	tries         int
 	// over says that the peer has sent too many prefixes, and that GoBGP keeps
 	// its limit since.
-	over bool
+	over  bool
+	looks looks
 	// linkDown says that BFD is ending the session.
 	linkDown bool
 	// rest ends the time for which a peer that sent too much is left alone,
