@@ -34,8 +34,7 @@ type session struct {
 	tries         int
 	// over says that the peer has sent too many prefixes, and that GoBGP keeps
 	// its limit since.
-	over  bool
-	looks looks
+	over bool
 	// linkDown says that BFD is ending the session.
 	linkDown bool
 	// rest ends the time for which a peer that sent too much is left alone,

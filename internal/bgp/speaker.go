@@ -119,7 +119,6 @@ func (s *Speaker) start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.unwatch = cancel
-	go s.keepLimits(ctx)
 	return s.watch(ctx)
 }
 
