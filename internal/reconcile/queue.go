@@ -151,11 +151,11 @@ func (q *Queue[K]) takeDue() []K {
 }
 
 // begin is when the work on what is due begins: when it was marked, or when the
-// work before that ended. Only what is due for another reason needs the clock.
-// The caller holds the lock.
+// work before that ended. Only what is due for another reason, or was marked
+// before anybody worked, needs the clock. The caller holds the lock.
 func (q *Queue[K]) begin() time.Time {
 	switch {
-	case q.marked.IsZero():
+	case q.marked.IsZero() || q.last.IsZero():
 		return time.Now()
 	case q.marked.Before(q.last):
 		return q.last

@@ -302,9 +302,9 @@ func TestProgress(t *testing.T) {
 			}
 		}
 		expect("before all", 0, 0)
-		time.Sleep(time.Second)
-		q.Mark("a")
+		q.Mark("a") // long before anybody works
 		expect("marked, and not taken", 0, 0)
+		time.Sleep(time.Second)
 		expectTaken(t, q, "a")
 		time.Sleep(time.Minute)
 		expect("worked on", time.Second, 0)
