@@ -54,26 +54,26 @@ func (s *Speaker) within(addr netip.Addr, paths uint32) {
 		return
 	}
 	session.over = true
-	peer := session.peer
-	go s.enforce(peer)
+	go s.enforce(addr)
 }
 
 // enforce tells GoBGP of a peer's limit. From then on it keeps it by itself.
-func (s *Speaker) enforce(p Peer) {
+func (s *Speaker) enforce(addr netip.Addr) {
 	unlock, err := s.changing()
 	if err != nil {
 		return
 	}
 	defer unlock()
 	s.mu.Lock()
-	session := s.sessions[p.Addr]
-	same := session != nil && session.over && session.peer == p
-	s.mu.Unlock()
-	if !same {
+	session := s.sessions[addr]
+	if session == nil || !session.over { // another session since
+		s.mu.Unlock()
 		return
 	}
+	p := session.peer
+	s.mu.Unlock()
 	if _, err := s.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: s.peerConfig(p, p.maxPrefixes())}); err != nil {
-		s.log.Warn("the limit of a BGP peer's prefixes is not in force; it is tried again", "peer", p.Addr, "err", err)
+		s.log.Warn("the limit of a BGP peer's prefixes is not in force; it is tried again with the next prefix", "peer", addr, "err", err)
 		s.mu.Lock()
 		session.over = false
 		s.mu.Unlock()
