@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -41,6 +42,12 @@ func List() ([]Table, error) {
 		tables = append(tables, table)
 	}
 	return tables, nil
+}
+
+// unsupported says whether an error of List is that of a kernel without nf_tables
+// (nfnetlink_rcv_msg), or without netfilter.
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // decode reads a struct nfgenmsg and its attributes.

@@ -1,5 +1,5 @@
-// Package nft lists and removes tables of nftables, through the program nft(8).
-// It is for what other programs left: kube-router has no tables of its own.
+// Package nft lists tables of nftables, and removes them through the program
+// nft(8). It is for what other programs left: kube-router has no tables of its own.
 package nft
 
 import (
@@ -58,31 +58,12 @@ func find() (string, error) {
 }
 
 // Tables implements Interface. A kernel without nftables has none.
-func (k *Kernel) Tables(ctx context.Context) ([]Table, error) {
-	out, err := k.run(ctx, "list", "tables")
-	if err != nil {
-		if ctx.Err() == nil && unsupported(err) {
-			err = nil
-		}
-		return nil, err
+func (k *Kernel) Tables(context.Context) ([]Table, error) {
+	tables, err := List()
+	if unsupported(err) {
+		return nil, nil
 	}
-	return parse(out), nil
-}
-
-// unsupported says whether nft could not even speak with this kernel.
-func unsupported(err error) bool {
-	return strings.Contains(err.Error(), "Unable to initialize Netlink socket") || strings.Contains(err.Error(), "not supported")
-}
-
-// parse reads lines like "table ip kube-proxy".
-func parse(text string) []Table {
-	var tables []Table
-	for line := range strings.Lines(text) {
-		if f := strings.Fields(line); len(f) >= 3 && f[0] == "table" {
-			tables = append(tables, Table{f[1], f[2]})
-		}
-	}
-	return tables
+	return tables, err
 }
 
 // Delete implements Interface.

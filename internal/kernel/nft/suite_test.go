@@ -36,10 +36,3 @@ func suite(t *testing.T, driver Interface) {
 func TestFake(t *testing.T) {
 	suite(t, &Fake{All: []Table{{"ip", "kube-proxy"}, {"ip6", "kube-proxy"}, {"inet", "mine"}}})
 }
-
-func TestParse(t *testing.T) {
-	got := parse("table ip filter\ntable inet f2b-table # handle 3\n\n# warning: table\n")
-	if want := []Table{{"ip", "filter"}, {"inet", "f2b-table"}}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
