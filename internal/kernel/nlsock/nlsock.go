@@ -20,9 +20,6 @@ const (
 	// answerTimeout is a safeguard. The kernel carries requests out within the
 	// call that sends them, so that the answer is there when it returns.
 	answerTimeout = 10 * time.Second
-	// firstSequence is that of the first request of Exchange. conn begins at a
-	// number below.
-	firstSequence = 1 << 31
 	// datagramSize is the most that the kernel puts into one datagram.
 	datagramSize = 32 << 10
 )
@@ -34,8 +31,8 @@ type Socket struct {
 	conn   *netlink.Conn
 	raw    syscall.RawConn
 	buffer []byte // of answers
-	// out are the requests of one call, and sequence numbers them: apart from
-	// those of Query, which conn counts.
+	// out are the requests of one call of Exchange, and sequence is the number of
+	// the next.
 	out      []byte
 	sequence uint32
 }
@@ -56,7 +53,7 @@ func New(conn *netlink.Conn) (*Socket, error) {
 	// them, and room for more of them than BatchSize asks for.
 	_ = conn.SetOption(netlink.CapAcknowledge, true)
 	_ = conn.SetReadBuffer(1 << 20)
-	return &Socket{conn: conn, raw: raw, buffer: make([]byte, datagramSize), sequence: firstSequence}, nil
+	return &Socket{conn: conn, raw: raw, buffer: make([]byte, datagramSize)}, nil
 }
 
 // Close frees the socket.
@@ -86,9 +83,7 @@ func (s *Socket) exchange(requests []netlink.Message) ([]syscall.Errno, error) {
 	s.out = s.out[:0]
 	for _, r := range requests {
 		s.out = appendRequest(s.out, r, s.sequence)
-		if s.sequence++; s.sequence == 0 {
-			s.sequence = firstSequence
-		}
+		s.sequence++
 	}
 	if err := s.write(); err != nil {
 		return nil, err
