@@ -108,7 +108,7 @@ func (c *Controller) lead(ctx context.Context) {
 	if !t.begin(ctx) {
 		return
 	}
-	c.log.Info("loadbalancer: this agent gives out the addresses", "services", len(t.view))
+	c.log.Info("loadbalancer: this agent gives out the addresses", "services", t.known())
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	helpers.Go(func() { reconcile.Every(ctx, c.config.SyncPeriod, t.markAll) })

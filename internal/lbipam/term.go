@@ -55,6 +55,13 @@ func (t *term) changed(change cluster.Change[cluster.Service]) {
 	t.queue.Mark(object.Key)
 }
 
+// known is the number of Services, which the feed may be changing.
+func (t *term) known() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.view)
+}
+
 // begin learns from the API server who has which address. The feed may lag
 // behind what the leader before has written last. It is false when ctx ended.
 func (t *term) begin(ctx context.Context) bool {
