@@ -157,6 +157,7 @@ func TestAnAddressToListenAtComesAndGoes(t *testing.T) {
 	r.set(noted(1, listenAt, first))
 	r.until("a speaker", func() bool { return h.started() == 1 })
 	r.listens("192.168.66.11 172.16.0.1", 1)
+	r.until("a watch", h.routes.Watched)
 	h.links.DelLink("eth1")
 	h.routes.DelLink("eth1")
 	r.until("the loss is told", func() bool { return r.warns.warned("no link of this host has the address " + first) })

@@ -276,6 +276,13 @@ func (f *Fake) Watch(ctx context.Context, fn func()) error {
 	return nil
 }
 
+// Watched says that somebody would be told of a change.
+func (f *Fake) Watched() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.watchers) > 0
+}
+
 func (f *Fake) notify() {
 	f.mu.Lock()
 	fns := slices.Collect(maps.Keys(f.watchers))
