@@ -12,6 +12,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/policy"
@@ -47,6 +48,10 @@ func startAgent(ctx context.Context, w *workload) (a *agent, took time.Duration,
 	if err != nil {
 		return nil, 0, err
 	}
+	links, err := link.Open()
+	if err != nil {
+		return nil, 0, err
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	counted := &countedRules{Interface: tables, counter: a.counter, chains: map[string][]string{}}
 	a.controller = policy.New(policy.Config{
@@ -57,7 +62,7 @@ func startAgent(ctx context.Context, w *workload) (a *agent, took time.Duration,
 	}, a.feeds, policy.Drivers{
 		Sets:   countedSets{kernel, a.counter},
 		Rules:  map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(counted, inet.IPv4, log)},
-		Sysctl: sysctl.New(""), Modules: module.Load,
+		Sysctl: sysctl.New(""), Modules: module.Load, Bridges: links.Bridges,
 	}, log)
 	if err := fill(a.feeds, w); err != nil {
 		return nil, 0, err

@@ -13,6 +13,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/policy"
 )
 
@@ -22,7 +23,7 @@ func measureCompile(ctx context.Context, out io.Writer) error {
 	feeds := cluster.NewFeeds()
 	quiet := slog.New(slog.DiscardHandler)
 	c := policy.New(policy.Config{NodeName: localNode, Families: []inet.Family{inet.IPv4}}, feeds, policy.Drivers{
-		Sets:  nowhere{},
+		Sets: nowhere{}, Bridges: func() ([]link.Bridge, error) { return nil, nil },
 		Rules: map[inet.Family]*iptables.Ruleset{inet.IPv4: iptables.NewRuleset(nowhere{}, inet.IPv4, quiet)},
 	}, quiet)
 	if err := fillMany(feeds); err != nil {

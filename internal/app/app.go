@@ -118,7 +118,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	kernel, err := retry(ctx, a, "the kernel's drivers", func() (drivers, error) {
-		return openDrivers(a.cfg.Families(), a.before, a.log)
+		return openDrivers(filtered(a.cfg), a.before, a.log)
 	})
 	if err != nil {
 		return err

@@ -152,14 +152,15 @@ func (a *agent) policy(d drivers) part {
 		ServiceRanges: cfg.Services.ClusterIPRanges, ExternalRanges: external, NodePorts: nodePorts,
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
-		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "",
+		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "", Bridges: podBridges(cfg),
 	}, a.feeds, policy.Drivers{
 		Sets: d.sets, Rules: d.rules, Sysctl: d.sysctl, Modules: module.Load, Flows: d.flows,
+		Bridges:   func() ([]link.Bridge, error) { return d.links.Bridges() },
 		HostAddrs: func() ([]netip.Addr, error) { return hostAddrs(d.links) },
 	}, a.log)
-	a.metrics.AddPolicyDrops(func(ctx context.Context) ([]health.PolicyDrops, uint64, error) {
+	a.metrics.AddPolicyDrops(func(ctx context.Context) (health.Drops, error) {
 		drops, err := c.Drops(ctx)
-		return policyDrops(drops), drops.NewPods, err
+		return health.Drops{Policies: policyDrops(drops), NewPods: drops.NewPods, Strays: drops.Strays}, err
 	})
 	a.metrics.AddRepairs(policyName, func() uint64 { return c.Status().Repairs })
 	if cfg.Policy.CutFlows {
@@ -184,6 +185,15 @@ func untold(cfg config.Config) (addrs []netip.Prefix, nodePorts policy.PortRange
 		return nil, policy.PortRange{}
 	}
 	return slices.Concat(cfg.Services.ExternalIPRanges, cfg.Services.LoadBalancerIPRanges), policy.PortRange(cfg.Services.NodePorts)
+}
+
+// podBridges are the bridges that this node's Pods will be on, as far as that is
+// known before there is one.
+func podBridges(cfg config.Config) []string {
+	if cfg.RunRouter && cfg.CNI.Enabled {
+		return []string{routes.Bridge}
+	}
+	return nil
 }
 
 // hostAddrs are the addresses of the host.

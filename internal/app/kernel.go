@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"slices"
 
+	"github.com/kube-router/kube-router/internal/config"
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/conntrack"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
@@ -27,6 +30,17 @@ type drivers struct {
 	flows  conntrack.Interface
 	// foreign is where other owners' routes are seen.
 	foreign *route.Kernel
+}
+
+// filtered are the families in which packets are filtered: those of the
+// cluster, and with policies IPv6 wherever the kernel has it, as Pods of a
+// bridge reach each other by it without having an address of it.
+func filtered(cfg config.Config) []inet.Family {
+	families := cfg.Families()
+	if _, err := os.Stat("/proc/net/if_inet6"); err == nil && cfg.RunFirewall && !slices.Contains(families, inet.IPv6) {
+		families = append(families, inet.IPv6)
+	}
+	return families
 }
 
 // openDrivers opens what is there on every kernel that can run Kubernetes, but

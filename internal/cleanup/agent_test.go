@@ -221,7 +221,7 @@ func (a *agent) policyController() *policy.Controller {
 	return policy.New(policy.Config{
 		NodeName: "n1", Families: families, ServiceRanges: prefixes("10.96.0.0/16", "fd00:96::/112"),
 		NodePorts: policy.PortRange{First: 30000, Last: 32767}, NewPods: policy.Closed,
-	}, a.feeds, policy.Drivers{Sets: a.sets, Rules: a.rules, Sysctl: a.sysctl, Modules: module.Load}, a.log)
+	}, a.feeds, policy.Drivers{Sets: a.sets, Rules: a.rules, Sysctl: a.sysctl, Modules: module.Load, Bridges: a.links.Bridges}, a.log)
 }
 
 func meta(namespace, name string) cluster.Meta {

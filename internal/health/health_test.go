@@ -177,8 +177,8 @@ func all(log *slog.Logger) *Metrics {
 	m.AddRuleCount(func() int { return 7 })
 	m.AddRepairs("services", func() uint64 { return 3 })
 	m.AddServiceProxy(func() (bool, int) { return true, 12 })
-	m.AddPolicyDrops(func(context.Context) ([]PolicyDrops, uint64, error) {
-		return []PolicyDrops{{"red", "deny", "ingress", 5}}, 2, nil
+	m.AddPolicyDrops(func(context.Context) (Drops, error) {
+		return Drops{[]PolicyDrops{{"red", "deny", "ingress", 5}}, 2, 6}, nil
 	})
 	m.AddFlowsCut(func() uint64 { return 4 })
 	m.ObserveSync("routes", 3*time.Millisecond)
@@ -206,6 +206,7 @@ func TestMetrics(t *testing.T) {
 		`kube_router_controller_repairs_total{controller="services"} 3`,
 		`kube_router_policy_dropped_packets_total{direction="ingress",namespace="red",policy="deny"} 5`,
 		`kube_router_policy_new_pod_dropped_packets_total 2`,
+		`kube_router_policy_bridge_dropped_packets_total 6`,
 		`kube_router_policy_flows_cut_total 4`,
 		`kube_router_service_proxy_ipvs_available 1`,
 		`kube_router_service_proxy_virtual_servers 12`,
@@ -262,7 +263,7 @@ func TestMetricThatFails(t *testing.T) {
 	log := &logged{}
 	m := NewMetrics("v", log.logger())
 	m.AddIPVSConnections(func() (uint64, error) { return 0, errors.New("no such module: ip_vs") })
-	m.AddPolicyDrops(func(context.Context) ([]PolicyDrops, uint64, error) { return nil, 0, errors.New("the lock is held") })
+	m.AddPolicyDrops(func(context.Context) (Drops, error) { return Drops{}, errors.New("the lock is held") })
 	m.AddRuleCount(func() int { return 7 })
 	m.AddRepairs("services", func() uint64 { return 3 })
 	m.AddServiceProxy(func() (bool, int) { return true, 12 })

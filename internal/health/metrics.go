@@ -136,27 +136,37 @@ type PolicyDrops struct {
 	Packets                      uint64
 }
 
-// AddPolicyDrops counts the packets that policies denied, and those of Pods
-// that were closed because the node did not know them yet. drops is called at
-// each scrape. Where it fails the metrics are left out, and the log says so once
-// for each reason.
-func (m *Metrics) AddPolicyDrops(drops func(context.Context) ([]PolicyDrops, uint64, error)) {
+// Drops are all packets that were denied: by policies, those of Pods that were
+// closed because the node did not know them yet, and those that went past Pods'
+// own addresses.
+type Drops struct {
+	Policies        []PolicyDrops
+	NewPods, Strays uint64
+}
+
+// AddPolicyDrops counts the packets that were denied. drops is called at each
+// scrape. Where it fails the metrics are left out, and the log says so once for
+// each reason.
+func (m *Metrics) AddPolicyDrops(drops func(context.Context) (Drops, error)) {
 	denied := prometheus.NewDesc(namespace+"_policy_dropped_packets_total",
 		"Packets of new connections that were dropped while the policy isolated the pod and no policy allowed them.", []string{"namespace", "policy", "direction"}, nil)
 	closed := prometheus.NewDesc(namespace+"_policy_new_pod_dropped_packets_total",
 		"Packets from and to pods that were dropped because this node did not know the pod yet.", nil, nil)
+	strays := prometheus.NewDesc(namespace+"_policy_bridge_dropped_packets_total",
+		"Packets between pods of one bridge that were dropped because they did not go to a pod's own address.", nil, nil)
 	complain := m.complainer("packets that policies denied cannot be counted")
-	m.registry.MustRegister(together{[]*prometheus.Desc{denied, closed}, func(ch chan<- prometheus.Metric) {
+	m.registry.MustRegister(together{[]*prometheus.Desc{denied, closed, strays}, func(ch chan<- prometheus.Metric) {
 		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout/2)
 		defer cancel()
-		list, newPods, err := drops(ctx)
+		all, err := drops(ctx)
 		if complain(err); err != nil {
 			return
 		}
-		for _, d := range list {
+		for _, d := range all.Policies {
 			ch <- prometheus.MustNewConstMetric(denied, prometheus.CounterValue, float64(d.Packets), d.Namespace, d.Policy, d.Direction)
 		}
-		ch <- prometheus.MustNewConstMetric(closed, prometheus.CounterValue, float64(newPods))
+		ch <- prometheus.MustNewConstMetric(closed, prometheus.CounterValue, float64(all.NewPods))
+		ch <- prometheus.MustNewConstMetric(strays, prometheus.CounterValue, float64(all.Strays))
 	}})
 }
 

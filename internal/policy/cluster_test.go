@@ -17,6 +17,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 )
 
@@ -86,7 +87,8 @@ func (w *world) start() {
 func (w *world) drivers(rules map[inet.Family]*iptables.Ruleset) Drivers {
 	return Drivers{
 		Sets: w.sets, Rules: rules, Modules: func(...string) error { return nil },
-		Sysctl: sysctl.NewFake(map[string]string{bridgeParameter(inet.IPv4): "1", bridgeParameter(inet.IPv6): "1"}),
+		Bridges: func() ([]link.Bridge, error) { return nil, nil },
+		Sysctl:  sysctl.NewFake(map[string]string{bridgeParameter(inet.IPv4): "1", bridgeParameter(inet.IPv6): "1"}),
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
 	"github.com/kube-router/kube-router/internal/reconcile"
 )
@@ -38,6 +38,9 @@ type Config struct {
 	// use, and are empty where the proxy accepts its own before policies.
 	ExternalRanges []netip.Prefix
 	NodePorts      PortRange
+	// Bridges are the links that are known to have this node's Pods before it
+	// has any.
+	Bridges []string
 	// NewPods says which Pods of this node are closed until their rules are in.
 	NewPods NewPods
 	// CutFlows ends established flows that the policies do not allow any more.
@@ -78,10 +81,13 @@ func (r PortRange) contains(port uint16) bool {
 // Drivers are the kernel, as the controller sees it.
 type Drivers struct {
 	Sets ipset.Interface
-	// Rules has the Ruleset of each enabled family, shared by the controllers.
+	// Rules has the Ruleset of each enabled family, shared by the controllers,
+	// and that of IPv6 where the kernel has it: Pods may reach each other by it
+	// whatever families the cluster has.
 	Rules   map[inet.Family]*iptables.Ruleset
 	Sysctl  sysctl.Interface
-	Modules func(names ...string) error // module.Load
+	Modules func(names ...string) error   // module.Load
+	Bridges func() ([]link.Bridge, error) // of this node
 	// Flows and HostAddrs, this node's addresses, are asked where
 	// Config.CutFlows is set.
 	Flows     Flows
@@ -95,6 +101,7 @@ type Controller struct {
 	sets    *ipset.Sets
 	sysctl  sysctl.Interface
 	modules func(names ...string) error
+	look    func() ([]link.Bridge, error)
 	log     *slog.Logger
 	queue   *reconcile.Queue[key]
 	ready   chan struct{}
@@ -108,6 +115,8 @@ type Controller struct {
 
 	// What follows belongs to the goroutine of Run.
 	plans     map[inet.Family]*plan
+	bridges   []link.Bridge        // of this node, when it was last looked
+	shared    map[string]bool      // bridges that were said to have other ports
 	warned    map[inet.Family]bool // that there are no Pod CIDRs
 	prepared  bool                 // the platform was, once
 	settling  time.Time            // when the keys at hand were done
@@ -120,14 +129,18 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, log *slog.Logger)
 	c := &Controller{
 		config: config, rules: drivers.Rules, log: log,
 		sets:   ipset.NewSets(drivers.Sets, OwnedSets()...),
-		sysctl: drivers.Sysctl, modules: drivers.Modules,
+		sysctl: drivers.Sysctl, modules: drivers.Modules, look: drivers.Bridges,
 		queue: reconcile.NewQueue[key](),
 		ready: make(chan struct{}), cutter: newCutter(drivers), drops: drops{totals: Drops{Policies: map[Drop]uint64{}}},
 		state: newState(config.NodeName),
-		plans: map[inet.Family]*plan{}, warned: map[inet.Family]bool{}, complaint: reconcile.Complaints{},
+		plans: map[inet.Family]*plan{}, warned: map[inet.Family]bool{}, shared: map[string]bool{}, complaint: reconcile.Complaints{},
 	}
 	for _, f := range config.Families {
 		c.plans[f] = newPlan(config, f)
+	}
+	if _, there := drivers.Rules[inet.IPv6]; there && c.plans[inet.IPv6] == nil {
+		c.plans[inet.IPv6] = newPlan(config, inet.IPv6)
+		c.plans[inet.IPv6].bare = true
 	}
 	if config.Landed != nil {
 		c.queue.Landed = c.landed
@@ -223,20 +236,23 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 	var errs [addrKind + 1]error
 	if contains(keys, platformKind) {
 		errs[platformKind] = c.preparePlatform()
+		c.bridges = nil // program looks at them again
 	}
 	if len(addrs) > 0 {
 		errs[addrKind] = c.place(addrs)
 	}
-	if !d.empty() || contains(keys, nodeKind) {
-		err := c.program(ctx, d)
-		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = err, err, err, err
+	var programErr error
+	if !d.empty() || contains(keys, nodeKind) || contains(keys, platformKind) {
+		programErr = c.program(ctx, d)
+		errs[allKind], errs[nodeKind], errs[podKind], errs[policyKind] = programErr, programErr, programErr, programErr
 	}
 	if resync {
 		errs[resyncKind] = c.resync(ctx)
 	}
 	if ctx.Err() == nil {
-		c.complain(errors.Join(errs[platformKind], errs[allKind], errs[addrKind], errs[resyncKind]))
+		c.complain(errors.Join(errs[platformKind], programErr, errs[addrKind], errs[resyncKind]))
 	}
+	errs[platformKind] = cmp.Or(errs[platformKind], programErr)
 	c.becomeReady()
 	c.settling = time.Now()
 	for _, k := range keys {
@@ -258,10 +274,19 @@ func (c *Controller) becomeReady() {
 	}
 }
 
-// programmed says that each family was, once.
+// families are those that have rules: those that are enabled, then one that
+// has rules for strays only.
+func (c *Controller) families() []inet.Family {
+	if p := c.plans[inet.IPv6]; p != nil && p.bare {
+		return append(slices.Clone(c.config.Families), inet.IPv6)
+	}
+	return c.config.Families
+}
+
+// programmed says that each enabled family was, once.
 func (c *Controller) programmed() bool {
 	for _, p := range c.plans {
-		if !p.programmed {
+		if !p.programmed && !p.bare {
 			return false
 		}
 	}
@@ -270,51 +295,6 @@ func (c *Controller) programmed() bool {
 
 func contains(keys []key, kind kind) bool {
 	return slices.ContainsFunc(keys, func(k key) bool { return k.kind == kind })
-}
-
-// program compiles what is dirty and makes the kernel follow, each family on its
-// own: what fails in one does not keep the other from going on. In the end go
-// the sets that no rule matches any more.
-func (c *Controller) program(ctx context.Context, d dirt) error {
-	wants := c.compile(d)
-	var errs []error
-	keep := map[string]bool{}
-	for _, f := range c.config.Families {
-		p := c.plans[f]
-		err := c.enforce(ctx, p, wants[f])
-		if err == nil {
-			p.programmed = true
-		} else { // rules of before may match what is not wanted any more
-			for _, name := range c.sets.Names() {
-				keep[name] = keep[name] || familyOf(name) == f
-			}
-		}
-		maps.Copy(keep, p.wanted())
-		errs = append(errs, err)
-	}
-	c.cutter.forbidden()
-	return errors.Join(append(errs, c.sets.Retain(keep))...)
-}
-
-// compile brings the plans up to date and returns what they want of the sets.
-func (c *Controller) compile(d dirt) map[inet.Family]want {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.live {
-		c.live = true
-		clear(c.state.formerPorts) // no set is older than this
-	}
-	wants := make(map[inet.Family]want, len(c.plans))
-	for f, p := range c.plans {
-		p.update(c.state, d)
-		wants[f] = want{missing: p.missing(c.state), residents: p.residents(c.state)}
-		if p.unguarded && !c.warned[f] {
-			c.warned[f] = true
-			c.log.Warn("policy: the Node object has no podCIDRs: new pods are open until their rules are in",
-				"node", c.config.NodeName, "family", f.String())
-		}
-	}
-	return wants
 }
 
 // place puts addresses into the sets of rules or takes them out.
@@ -362,7 +342,7 @@ func (c *Controller) edits(addrs []netip.Addr) (map[string]edit, map[netip.Addr]
 func (c *Controller) resync(ctx context.Context) error {
 	repaired, err := c.sets.Resync()
 	errs := []error{err}
-	for _, f := range c.config.Families {
+	for _, f := range c.families() {
 		if !c.plans[f].programmed {
 			continue
 		}

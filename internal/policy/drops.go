@@ -33,6 +33,8 @@ type Drops struct {
 	// NewPods are those of Pods that were closed, as the node did not know them
 	// yet.
 	NewPods uint64
+	// Strays are those that Pods of a bridge sent past their own addresses.
+	Strays uint64
 }
 
 // drops counts denied packets by the counters of the rules that deny.
@@ -62,7 +64,9 @@ func (c *Controller) Drops(ctx context.Context) (Drops, error) {
 		c.drops.read = time.Now()
 	}
 	c.forgetDrops()
-	return Drops{maps.Clone(c.drops.totals.Policies), c.drops.totals.NewPods}, c.drops.err
+	d := c.drops.totals
+	d.Policies = maps.Clone(d.Policies)
+	return d, c.drops.err
 }
 
 // beginDrops reads what was counted before this agent was there, which is not
@@ -83,7 +87,7 @@ func (c *Controller) readDrops(ctx context.Context) error {
 	d := &c.drops
 	now := map[ruleID]uint64{}
 	var errs []error
-	for _, f := range c.config.Families {
+	for _, f := range c.families() {
 		errs = append(errs, c.rules[f].Counters(ctx, iptables.Filter, func(chain, rule string, packets uint64) {
 			if denies(chain, rule) {
 				now[ruleID{f, chain, rule}] += packets
@@ -105,13 +109,13 @@ func (c *Controller) readDrops(ctx context.Context) error {
 const newPodComment = `--comment "new pod"`
 
 // denies recognises the rules that deny: REJECT in the chain of a group of
-// Pods, and DROP for new ones.
+// Pods, and DROP for new ones and for strays.
 func denies(chain, rule string) bool {
 	switch iptables.Target(rule) {
 	case "REJECT":
 		return strings.HasPrefix(chain, podPrefix) && chain != cutChain
 	case "DROP":
-		return strings.Contains(rule, newPodComment)
+		return chain == bridgeChain || strings.Contains(rule, newPodComment)
 	}
 	return false
 }
@@ -131,7 +135,10 @@ func (c *Controller) addDrops(now map[ruleID]uint64) {
 		}
 		g := c.plans[id.family].groups[id.chain]
 		if g == nil {
-			if strings.Contains(id.rule, newPodComment) {
+			switch {
+			case id.chain == bridgeChain:
+				d.totals.Strays += packets
+			case strings.Contains(id.rule, newPodComment):
 				d.totals.NewPods += packets
 			}
 			continue

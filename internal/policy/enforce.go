@@ -2,12 +2,75 @@ package policy
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 
 	"github.com/kube-router/kube-router/internal/cluster"
+	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 )
+
+// program compiles what is dirty and makes the kernel follow, each family on its
+// own: what fails in one does not keep the other from going on. In the end go
+// the sets that no rule matches any more.
+func (c *Controller) program(ctx context.Context, d dirt) error {
+	wants, err := c.compile(d)
+	errs := []error{err}
+	keep := map[string]bool{}
+	for _, f := range c.families() {
+		p := c.plans[f]
+		err := c.enforce(ctx, p, wants[f])
+		if err == nil {
+			p.programmed = true
+		} else { // rules of before may match what is not wanted any more
+			for _, name := range c.sets.Names() {
+				keep[name] = keep[name] || familyOf(name) == f
+			}
+		}
+		maps.Copy(keep, p.wanted())
+		errs = append(errs, err)
+	}
+	c.cutter.forbidden()
+	return errors.Join(append(errs, c.sets.Retain(keep))...)
+}
+
+// compile brings the plans up to date and returns what they want of the sets.
+func (c *Controller) compile(d dirt) (map[inet.Family]want, error) {
+	wants, closed, guarded := c.update(d)
+	var bridges []string
+	var err error
+	if guarded {
+		bridges, err = c.findBridges()
+	}
+	for f, p := range c.plans {
+		p.finish(closed[f], bridges)
+	}
+	return wants, err
+}
+
+// update brings the plans up to date with the state, and says what top needs.
+func (c *Controller) update(d dirt) (wants map[inet.Family]want, closed map[inet.Family][]netip.Prefix, guarded bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.live {
+		c.live = true
+		clear(c.state.formerPorts) // no set is older than this
+	}
+	wants, closed = make(map[inet.Family]want, len(c.plans)), map[inet.Family][]netip.Prefix{}
+	for f, p := range c.plans {
+		p.update(c.state, d)
+		closed[f] = p.closing(c.state)
+		wants[f] = want{missing: p.missing(c.state), residents: p.residents(c.state)}
+		if p.unguarded && !c.warned[f] {
+			c.warned[f] = true
+			c.log.Warn("policy: the Node object has no podCIDRs: new pods are open until their rules are in",
+				"node", c.config.NodeName, "family", f.String())
+		}
+	}
+	return wants, closed, c.guarded()
+}
 
 // want is what a plan wants of the sets: those that the kernel lacks, filled,
 // and this node's Pods.
@@ -27,6 +90,9 @@ type residents struct {
 // the rules, then the Pods that they are for. On error what was in force stays
 // so, and so do the rules of Pods that are known.
 func (c *Controller) enforce(ctx context.Context, p *plan, w want) error {
+	if p.bare {
+		return c.enforceStrays(ctx, p)
+	}
 	if err := c.prepare(p, w); err != nil {
 		return err
 	}
@@ -106,8 +172,26 @@ func (c *Controller) putResidents(p *plan, local map[netip.Addr]cluster.Key, iso
 	return c.sets.PutAll(sets)
 }
 
+// enforceStrays makes the kernel follow a plan without sets.
+func (c *Controller) enforceStrays(ctx context.Context, p *plan) error {
+	var err error
+	if len(p.chains) > 0 {
+		err = c.askOnBridges(p.family)
+	}
+	if err == nil {
+		_, err = c.rules[p.family].Apply(ctx, section(maps.Clone(p.chains)))
+	}
+	if err != nil {
+		return fmt.Errorf("pods of one bridge may reach each other by link-local addresses past their policies: %w", err)
+	}
+	return nil
+}
+
 // wanted names all sets.
 func (p *plan) wanted() map[string]bool {
+	if p.bare {
+		return nil
+	}
 	names := map[string]bool{setName(isolatedSet, p.family): true, setName(localSet, p.family): true}
 	for name := range p.sets {
 		names[name] = true

@@ -36,7 +36,7 @@ func (n *network) cutting(t *testing.T) {
 	t.Cleanup(func() { flows.Close(); sets.Close() })
 	config := n.c.config
 	config.CutFlows = true
-	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: n.c.rules, Sysctl: n.c.sysctl, Modules: n.c.modules, Flows: flows,
+	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: n.c.rules, Sysctl: n.c.sysctl, Modules: n.c.modules, Flows: flows, Bridges: n.c.look,
 		HostAddrs: func() ([]netip.Addr, error) { return nodeAddrs["node1"], nil }}, slog.New(slog.DiscardHandler))
 }
 

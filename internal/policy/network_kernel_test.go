@@ -16,6 +16,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/iptables"
+	"github.com/kube-router/kube-router/internal/kernel/link"
 	"github.com/kube-router/kube-router/internal/kernel/module"
 	"github.com/kube-router/kube-router/internal/kernel/nstest"
 	"github.com/kube-router/kube-router/internal/kernel/sysctl"
@@ -59,7 +60,7 @@ func newNetwork(t *testing.T, variant iptables.Variant) *network {
 		s.serve(t)
 	}
 	n.firewall(t)
-	n.agent(t)
+	n.agent(t, inet.IPv4, inet.IPv6)
 	return n
 }
 
@@ -176,19 +177,24 @@ func (n *network) foreign(t *testing.T) map[string]string {
 	return rules
 }
 
-// agent starts the Controller with the real drivers.
-func (n *network) agent(t *testing.T) {
+// agent starts the Controller of a cluster of some families with the real
+// drivers.
+func (n *network) agent(t *testing.T, families ...inet.Family) {
 	t.Helper()
 	sets, err := ipset.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sets.Close() })
+	links, err := link.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
 	quiet := slog.New(slog.DiscardHandler)
 	rules := map[inet.Family]*iptables.Ruleset{}
 	config := testConfig
-	config.Families = []inet.Family{inet.IPv4, inet.IPv6}
-	for _, family := range config.Families {
+	config.Families = families
+	for _, family := range []inet.Family{inet.IPv4, inet.IPv6} {
 		driver, err := iptables.Open(t.Context(), family, n.variant)
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +202,7 @@ func (n *network) agent(t *testing.T) {
 		rules[family] = iptables.NewRuleset(driver, family, quiet)
 	}
 	n.world = &world{feeds: cluster.NewFeeds()}
-	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: rules, Sysctl: sysctl.New(""), Modules: module.Load}, quiet)
+	n.c = New(config, n.feeds, Drivers{Sets: sets, Rules: rules, Sysctl: sysctl.New(""), Modules: module.Load, Bridges: links.Bridges}, quiet)
 }
 
 // siteAt is where an address is.

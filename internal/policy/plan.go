@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -16,6 +15,9 @@ import (
 type plan struct {
 	config Config
 	family inet.Family
+	// bare says that the cluster does not have the family: Pods' strays are all
+	// that rules are about.
+	bare bool
 
 	places   map[cluster.Key]place // of this node's Pods
 	groups   map[string]*group     // by chain
@@ -24,6 +26,7 @@ type plan struct {
 	chains   map[string][]string
 	branches map[string]struct{} // the chains of top and trees
 	closed   []netip.Prefix      // see top
+	bridges  []string            // see top
 	planted  bool                // that top and trees were made
 
 	// fresh are the sets that are not in the kernel yet.
@@ -75,8 +78,8 @@ func newPlan(c Config, f inet.Family) *plan {
 	}
 }
 
-// update brings the plan up to date with the state. What is not needed any
-// more goes last, so that what moves is not made anew.
+// update brings the plan up to date with the state, but for what top makes.
+// What is not needed any more goes last, so that what moves is not made anew.
 func (p *plan) update(s *state, d dirt) {
 	stale := d.policies
 	if d.all {
@@ -91,11 +94,6 @@ func (p *plan) update(s *state, d dirt) {
 	}
 	for _, chain := range left {
 		p.leave(chain)
-	}
-	closed := p.closing(s)
-	if p.grown || !p.planted || !slices.Equal(closed, p.closed) {
-		p.closed = closed
-		p.plant()
 	}
 }
 
@@ -195,7 +193,7 @@ func (p *plan) placeOf(s *state, key cluster.Key) (now place, keys [directions][
 	if pod == nil {
 		return place{}, keys
 	}
-	if now.addr = podIP(pod, p.family); !now.addr.IsValid() {
+	if now.addr = podIP(pod, p.family); !now.addr.IsValid() || p.bare {
 		return place{}, keys
 	}
 	keys = s.isolating(pod)
@@ -300,7 +298,7 @@ func (p *plan) release(c *compiled) {
 // closing are the Pod CIDRs in which Pods that are not known are closed.
 func (p *plan) closing(s *state) []netip.Prefix {
 	p.unguarded = false
-	if p.config.NewPods == Open || p.config.NewPods == Selected && !s.awaited() {
+	if p.bare || p.config.NewPods == Open || p.config.NewPods == Selected && !s.awaited() {
 		return nil
 	}
 	var closed []netip.Prefix
@@ -311,36 +309,6 @@ func (p *plan) closing(s *state) []netip.Prefix {
 	}
 	p.unguarded = len(closed) == 0
 	return closed
-}
-
-// plant makes the trees and the chains above them. A chain that is as before
-// keeps its text, which says that there is nothing to do about it.
-func (p *plan) plant() {
-	p.grown, p.planted = false, true
-	made := map[string][]string{}
-	var rules [directions][]string
-	for d := range directions {
-		var leaves []leaf
-		for _, place := range p.places {
-			if place.chains[d] != "" {
-				leaves = append(leaves, leaf{place.addr, place.chains[d]})
-			}
-		}
-		rules[d] = tree(d, leaves, made)
-	}
-	maps.Copy(made, top(p.config, p.family, p.closed, rules[egress], rules[ingress]))
-	for name := range p.branches {
-		if _, still := made[name]; !still {
-			delete(p.chains, name)
-		}
-	}
-	p.branches = make(map[string]struct{}, len(made))
-	for name, rules := range made {
-		p.branches[name] = struct{}{}
-		if !slices.Equal(rules, p.chains[name]) || p.chains[name] == nil {
-			p.chains[name] = rules
-		}
-	}
 }
 
 // residents are the Pods of this node. An address of its Pod CIDRs that a Pod

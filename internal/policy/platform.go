@@ -27,13 +27,10 @@ func bridgeParameter(f inet.Family) string {
 func (c *Controller) preparePlatform() error {
 	moduleErr := c.modules(bridgeModule)
 	var errs []error
-	for _, f := range c.config.Families {
-		name := bridgeParameter(f)
-		changed, err := c.sysctl.Set(name, "1")
-		if changed {
-			c.log.Info("policy: sysctl set", "name", name, "value", "1")
+	for _, f := range c.families() {
+		if p := c.plans[f]; !p.bare || len(p.chains) > 0 {
+			errs = append(errs, c.askOnBridges(f))
 		}
-		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
 	if err == nil {
@@ -41,4 +38,14 @@ func (c *Controller) preparePlatform() error {
 		return nil
 	}
 	return fmt.Errorf("policies do not hold between pods of one bridge: %w", errors.Join(err, moduleErr))
+}
+
+// askOnBridges has bridges ask the rules of a family.
+func (c *Controller) askOnBridges(f inet.Family) error {
+	name := bridgeParameter(f)
+	changed, err := c.sysctl.Set(name, "1")
+	if changed {
+		c.log.Info("policy: sysctl set", "name", name, "value", "1")
+	}
+	return err
 }

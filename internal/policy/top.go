@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,19 +21,21 @@ import (
 //     judged after its translation.
 //
 // closed are this node's Pod CIDRs where Pods are closed that it does not know
-// yet.
-func top(c Config, f inet.Family, closed []netip.Prefix, out, in []string) map[string][]string {
+// yet, bridges those on which Pods have their own addresses only.
+func top(c Config, f inet.Family, closed []netip.Prefix, bridges, out, in []string) map[string][]string {
 	isolated := setName(isolatedSet, f)
 	notFrom := "-m set ! --match-set " + isolated + " src "
 	passes := slices.Concat(c.cutRule(), []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"}, neighbours(f))
 	unaffected := notFrom + "-m set ! --match-set " + isolated + " dst -j RETURN"
 	both := guard(f, closed, newSource, newDestination)
+	astray, astrayIn, bridged := strays(c, f, bridges)
 	chains := map[string][]string{
-		forwardChain: slices.Concat(both, []string{unaffected}, passes, out, in),
+		forwardChain: slices.Concat(astray, both, []string{unaffected}, passes, out, in),
 		outputChain:  slices.Concat(both, []string{unaffected}, passes, out, []string{fromHost + " -j RETURN"}, in),
-		inputChain: slices.Concat(guard(f, closed, newAsking), []string{notFrom + "-j RETURN"}, passes,
+		inputChain: slices.Concat(astrayIn, guard(f, closed, newAsking), []string{notFrom + "-j RETURN"}, passes,
 			services(c, f), out),
 	}
+	maps.Copy(chains, bridged)
 	if c.CutFlows {
 		chains[cutChain] = refuseCut(f)
 	}
@@ -108,6 +111,9 @@ const RulesOwner = "policy"
 func section(chains map[string][]string) iptables.Section {
 	var jumps []iptables.Jump
 	for builtin, chain := range map[string]string{"INPUT": inputChain, "FORWARD": forwardChain, "OUTPUT": outputChain} {
+		if _, made := chains[chain]; !made {
+			continue // of a family that the cluster does not have
+		}
 		jumps = append(jumps, iptables.Jump{Chain: builtin, Rank: iptables.RankPolicy, Rule: "-j " + chain})
 	}
 	return iptables.Section{

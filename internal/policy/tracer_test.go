@@ -22,6 +22,8 @@ type packet struct {
 	local       bool // sent by this host
 	toHost      bool // to this host
 	bridged     bool // from one port of a bridge to another
+	in, out     string
+	broadcast   bool // by its destination
 	mark        uint32
 }
 
@@ -214,7 +216,14 @@ func (t *tracer) parseMatch(words []string) (fn func(*packet) bool, n int) {
 	case "--src-type":
 		return func(p *packet) bool { return p.local }, 2
 	case "--dst-type":
+		if value == "BROADCAST" {
+			return func(p *packet) bool { return p.broadcast }, 2
+		}
 		return func(p *packet) bool { return p.toHost }, 2
+	case "-i":
+		return func(p *packet) bool { return p.in == value }, 2
+	case "-o":
+		return func(p *packet) bool { return p.out == value }, 2
 	case "--physdev-is-bridged":
 		return func(p *packet) bool { return p.bridged }, 1
 	case "--match-set":
@@ -230,7 +239,7 @@ func hasState(p *packet, states string) bool {
 	switch {
 	case p.established:
 		state = "ESTABLISHED"
-	case p.icmpType != "" && !p.dst.Is4() && p.icmpType >= "133" && p.icmpType <= "137":
+	case p.icmpType != "" && !p.dst.Is4() && (p.icmpType >= "130" && p.icmpType <= "136" || p.icmpType == "143"):
 		state = "UNTRACKED"
 	}
 	return slices.Contains(strings.Split(states, ","), state)

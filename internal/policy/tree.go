@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -64,4 +65,46 @@ func commonBits(a, b netip.Addr) int {
 		}
 	}
 	return a.BitLen()
+}
+
+// finish makes top and the trees where they change.
+func (p *plan) finish(closed []netip.Prefix, bridges []string) {
+	if p.grown || !p.planted || !slices.Equal(closed, p.closed) || !slices.Equal(bridges, p.bridges) {
+		p.closed, p.bridges = closed, bridges
+		p.plant()
+	}
+}
+
+// plant makes the trees and the chains above them. A chain that is as before
+// keeps its text, which says that there is nothing to do about it.
+func (p *plan) plant() {
+	p.grown, p.planted = false, true
+	made := map[string][]string{}
+	var rules [directions][]string
+	for d := range directions {
+		var leaves []leaf
+		for _, place := range p.places {
+			if place.chains[d] != "" {
+				leaves = append(leaves, leaf{place.addr, place.chains[d]})
+			}
+		}
+		rules[d] = tree(d, leaves, made)
+	}
+	if p.bare {
+		made = strayTop(p.config, p.family, p.bridges)
+	} else {
+		maps.Copy(made, top(p.config, p.family, p.closed, p.bridges, rules[egress], rules[ingress]))
+	}
+	for name := range p.branches {
+		if _, still := made[name]; !still {
+			delete(p.chains, name)
+		}
+	}
+	p.branches = make(map[string]struct{}, len(made))
+	for name, rules := range made {
+		p.branches[name] = struct{}{}
+		if !slices.Equal(rules, p.chains[name]) || p.chains[name] == nil {
+			p.chains[name] = rules
+		}
+	}
 }

@@ -53,7 +53,9 @@ spec:
 	vip := must(t, "kubectl -n %s get service web -o jsonpath='{.spec.clusterIP}'", ns)
 	urls := []string{"http://" + near + ":8080/hostname", "http://" + vip + "/hostname"}
 	all := []string{"good", "bad", "goodfar", "badfar"}
+	around := linkLocal(t, ns, "server")
 	each(all, urls, func(pod, url string) { connects(t, ns, pod, url) })
+	connects(t, ns, "bad", around)
 	if from := connects(t, ns, "goodfar", "http://"+vip+"/clientip"); !strings.HasPrefix(from, goodFar+":") {
 		t.Errorf("through the Service the server sees %s, not the client's address %s", from, goodFar)
 	}
@@ -65,6 +67,7 @@ metadata: {name: deny}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 `)
 	each(all, urls, func(pod, url string) { blocked(t, ns, pod, url) })
+	blocked(t, ns, "bad", around)
 	apply(t, ns, `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -29,9 +29,12 @@ func TestIngressPolicy(t *testing.T) {
 	urls := []string{"http://" + near + ":8080/hostname", "http://" + clusterIP(t, ns) + "/hostname"}
 	all := []string{"good", "bad", "goodfar", "badfar"}
 
+	around := linkLocal(t, ns, "server")
 	each(all, urls, func(pod, url string) { connects(t, ns, pod, url) })
+	connects(t, ns, "bad", around)
 	apply(t, ns, fmt.Sprintf(denyAll, "Ingress"))
 	each(all, urls, func(pod, url string) { blocked(t, ns, pod, url) })
+	blocked(t, ns, "bad", around)
 	apply(t, ns, `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -32,6 +32,9 @@ type Kernel struct {
 	// for nf_tables.
 	loaded string
 	wait   int
+	// empty says that the kernel has no table of the family and variant; nil
+	// where only the program tells.
+	empty func() bool
 }
 
 // Open returns the driver for a family and variant (see Detect). A missing
@@ -48,8 +51,11 @@ func (h host) open(ctx context.Context, family inet.Family, variant Variant) (*K
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
-	if variant == Legacy {
+	switch {
+	case variant == Legacy:
 		k.loaded = loadedTables(family)
+	case h.empty != nil:
+		k.empty = func() bool { return h.empty(family, variant) }
 	}
 	return k, nil
 }
@@ -68,6 +74,9 @@ func (k *Kernel) Save(ctx context.Context, table Table) (string, error) {
 	if !k.isLoaded(table) {
 		// Asking for it would load it, hooks and connection tracking included.
 		return "", nil
+	}
+	if table == AllTables && k.empty != nil && k.empty() {
+		return "", nil // and no program is run
 	}
 	if table == AllTables {
 		return run(ctx, "", k.save)

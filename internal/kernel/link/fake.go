@@ -63,6 +63,13 @@ func (f *Fake) AddDummy(name string, addrs ...netip.Prefix) {
 	f.add(name, "dummy", 1500, true, addrs...)
 }
 
+// AddVeth adds one end of a veth that is up.
+func (f *Fake) AddVeth(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.add(name, "veth", 1500, true)
+}
+
 func (f *Fake) add(name, kind string, mtu int, up bool, addrs ...netip.Prefix) *fakeLink {
 	f.index++
 	l := &fakeLink{Link: Link{Name: name, Index: f.index, MTU: mtu}, kind: kind, up: up, addrs: addrs}

@@ -26,11 +26,13 @@ func freshFake(*testing.T) system {
 			}
 			f.AddLink(name, mtu, prefixes...)
 		},
-		setDown: f.SetDown,
-		addPort: f.AddPort,
-		hairpin: f.Hairpin,
-		record:  func(r *record.File) { f.Record = r },
-		tunnel:  f.TunnelText,
+		setDown:  f.SetDown,
+		addVeth:  f.AddVeth,
+		addOther: func(name string) { f.AddDummy(name) },
+		addPort:  f.AddPort,
+		hairpin:  f.Hairpin,
+		record:   func(r *record.File) { f.Record = r },
+		tunnel:   f.TunnelText,
 		state: func(name string) string {
 			for line := range strings.Lines(f.String()) {
 				if _, rest, _ := strings.Cut(line, ": "); strings.HasPrefix(rest, name+" ") {

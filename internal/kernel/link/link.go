@@ -35,6 +35,15 @@ type Link struct {
 	Prefix netip.Prefix
 }
 
+// Bridge is a bridge, with the networks of its addresses.
+type Bridge struct {
+	Name     string
+	Networks []netip.Prefix // masked; that of link-local addresses is every link's
+	// Others are its ports that are no end of a veth, and so no Pod's: an
+	// interface of the host, a virtual machine.
+	Others []string
+}
+
 // Interface is the links of one network namespace.
 type Interface interface {
 	// EnsureBridge makes the bridge exist, be up and have the MTU in bytes
@@ -71,6 +80,8 @@ type Interface interface {
 	// DeleteTunnels removes the Tunnels that keep does not claim, and those that
 	// earlier releases made.
 	DeleteTunnels(keep func(name string) bool) (deleted []string, err error)
+	// Bridges returns all bridges, in their order.
+	Bridges() ([]Bridge, error)
 	// Addrs returns the addresses of all links but Tunnels, both families, in the
 	// order of the links and, within a link, of the kernel.
 	Addrs() ([]Addr, error)

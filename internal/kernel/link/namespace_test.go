@@ -28,6 +28,10 @@ func freshKernel(t *testing.T) system {
 		setDown:   func(name string) { nstest.Run(t, "ip", "link", "set", name, "down") },
 		state:     func(name string) string { return state(t, name) },
 		record:    func(r *record.File) { k.Record = r },
+		addVeth:   func(name string) { addLink(t, name, 1500, nil) },
+		addOther: func(name string) {
+			nstest.Run(t, "ip", "link", "add", name, "up", "type", "vxlan", "id", "9", "dstport", "4790")
+		},
 		addPort: func(bridge, name string) {
 			if bridge == "" {
 				nstest.Run(t, "ip", "link", "set", name, "nomaster")

@@ -19,14 +19,16 @@ import (
 // do not go through it.
 type system struct {
 	Interface
-	addLink func(name string, mtu int, addrs ...string)
-	setDown func(name string)
-	state   func(name string) string // "kube-bridge bridge mtu 1500 up"
-	addPort func(bridge, name string)
-	hairpin func(name string) bool
-	record  func(*record.File)
-	tunnel  func(name string) string // as Tunnel.String says, and the entries of its nodes
-	noGUE   func() bool              // the kernel cannot wrap tunnels in UDP
+	addLink  func(name string, mtu int, addrs ...string)
+	setDown  func(name string)
+	state    func(name string) string // "kube-bridge bridge mtu 1500 up"
+	addVeth  func(name string)        // one end; the other is somewhere
+	addOther func(name string)        // of a kind that Pods do not have
+	addPort  func(bridge, name string)
+	hairpin  func(name string) bool
+	record   func(*record.File)
+	tunnel   func(name string) string // as Tunnel.String says, and the entries of its nodes
+	noGUE    func() bool              // the kernel cannot wrap tunnels in UDP
 }
 
 // suite holds fake and kernel to the same behaviour.
@@ -42,6 +44,7 @@ func suite(t *testing.T, fresh func(*testing.T) system) {
 		{"a link is set up", testUp},
 		{"a link is set down", testDown},
 		{"ports of the pods' bridge reflect, others do not", testHairpin},
+		{"bridges, their networks and ports", testBridges},
 		{"what was changed is put back", testRestore},
 		{"only a link of its kind without ports goes", testDelete},
 		{"a VXLAN is made, changed, repaired, removed", testVXLAN},
@@ -244,6 +247,27 @@ func testHairpin(t *testing.T, s system) {
 			t.Errorf("%s in hairpin mode: %t, want %t", name, !want, want)
 		}
 	}
+}
+
+func testBridges(t *testing.T, s system) {
+	expect := func(want string) {
+		t.Helper()
+		if got, err := s.Bridges(); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%v (%v), want %s", got, err, want)
+		}
+	}
+	s.addOther("eth0")
+	expect("[]")
+	s.ensure(t, 1500, true, "kube-bridge bridge mtu 1500 up")
+	expect("[{kube-bridge [] []}]")
+	s.addLink(bridge, 1500, "10.244.1.1/24", "10.9.0.3/16")
+	for _, name := range []string{"veth1", "veth2"} {
+		s.addVeth(name)
+	}
+	s.addPort(bridge, "veth1")
+	expect("[{kube-bridge [10.244.1.0/24 10.9.0.0/16] []}]")
+	s.addPort(bridge, "eth0")
+	expect("[{kube-bridge [10.244.1.0/24 10.9.0.0/16] [eth0]}]")
 }
 
 // openRecord is a record as the next run of the agent, or clean-up, sees it.
