@@ -9,10 +9,11 @@ import (
 	"strings"
 
 	"github.com/kube-router/kube-router/lab/internal/progress"
+	"github.com/kube-router/kube-router/lab/internal/xstate"
 )
 
 // Guest lists what a guest for a single program needs.
-var Guest = []string{"user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "iputils-ping"}
+var Guest = append(xstate.Packages(), "user-mode-linux", "kmod", "iproute2", "iptables", "ipset", "ipvsadm", "conntrack", "iputils-ping")
 
 // Image lists what building images needs.
 var Image = []string{"debootstrap", "containerd"}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kube-router/kube-router/lab/internal/process"
+	"github.com/kube-router/kube-router/lab/internal/xstate"
 )
 
 // Kernel is the guest kernel's program.
@@ -67,6 +68,13 @@ func Command(m Machine) (*exec.Cmd, error) {
 	}
 	args = append([]string{"--cpu-list", cpu, kernel}, args...)
 	cmd := exec.Command("taskset", append(args, "--", InitCommand, m.Channel)...)
+	if xstate.Needed() {
+		library, err := xstate.Build(m.Channel)
+		if err != nil {
+			return nil, err
+		}
+		cmd.Env = append(os.Environ(), "LD_PRELOAD="+library)
+	}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd, nil
