@@ -45,10 +45,14 @@ var controllerNames = [...]string{routesName, servicesName, policyName, loadBala
 // stays, so there is little to do.
 const stopTime = 4 * time.Second
 
-// gcPercent is how much garbage there may be for each hundred bytes that live.
-// The agent lives in little memory and makes little garbage. The first fill
-// makes much, but more room for it takes as much time: each fresh page costs.
-const gcPercent = 40
+// How much garbage there may be for each hundred bytes that live: during the
+// first fill, which makes much, and afterwards. More room for the fill takes as
+// much time, as each fresh page costs; afterwards there is little garbage, and
+// room for it is resident memory.
+const (
+	gcPercent     = 40
+	gcPercentRest = 20
+)
 
 // agent is one run of the agent.
 type agent struct {
@@ -178,6 +182,7 @@ func (a *agent) settle(ctx context.Context) {
 			return
 		}
 	}
+	debug.SetGCPercent(gcPercentRest)
 	debug.FreeOSMemory()
 }
 

@@ -33,11 +33,10 @@ type Row struct {
 	// Rules counts the proxy's iptables rules of all tables: those of the
 	// node's kubelet, two or three, are not among them.
 	Rules *Figure `json:"iptablesRules,omitempty"`
-	// Connect is the median time of a connection through the last Service,
-	// in microseconds; ConnectFew the same in the same guest after all
-	// Services but 100 (load.Few) were deleted.
-	Connect    *Figure `json:"connectMicroseconds,omitempty"`
-	ConnectFew *Figure `json:"connectFewMicroseconds,omitempty"`
+	// Connect is of connections through the last Service, ConnectFew of the
+	// same in the same guest after all Services but 100 (load.Few) were deleted.
+	Connect    *Connecting `json:"connect,omitempty"`
+	ConnectFew *Connecting `json:"connectFew,omitempty"`
 	// Sequence is a row of connections from one client through one Service.
 	Sequence *Sequence `json:"sequence,omitempty"`
 	// Load is the host's load average, of one minute, before the cluster was
@@ -62,9 +61,6 @@ func Count(n int) *Figure { return exactly(float64(n)) }
 
 // Seconds is the figure of a time.
 func Seconds(d time.Duration) *Figure { return exactly(d.Seconds()) }
-
-// Microseconds is the figure of a short time.
-func Microseconds(d time.Duration) *Figure { return exactly(float64(d) / float64(time.Microsecond)) }
 
 // Over marks a figure as a bound.
 func Over(f *Figure) *Figure { return &Figure{Value: f.Value, Over: true} }
@@ -101,6 +97,16 @@ func Percentile(samples []float64, p float64) float64 {
 	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
+
+// Connecting is the median time of connections, in microseconds, and that of as
+// many connections straight to an endpoint, made in turns with them.
+type Connecting struct {
+	Service float64 `json:"serviceMicroseconds"`
+	Direct  float64 `json:"directMicroseconds"`
+}
+
+// ratio is how many times as long as straight to an endpoint it takes.
+func (c Connecting) ratio() float64 { return c.Service / c.Direct }
 
 // Memory is resident memory, in units of 1,000,000 bytes.
 type Memory struct {

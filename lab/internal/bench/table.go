@@ -49,8 +49,10 @@ var columns = []struct {
 	{"memory MB", func(r Row) string { return r.Memory.String() }},
 	{"peak", func(r Row) string { return r.Memory.peak() }},
 	{"rules", func(r Row) string { return r.Rules.String() }},
-	{"connect us", func(r Row) string { return r.Connect.String() }},
-	{"at 100", func(r Row) string { return r.ConnectFew.String() }},
+	{"connect us", func(r Row) string { return r.Connect.service() }},
+	{"direct", func(r Row) string { return r.Connect.direct() }},
+	{"at 100", func(r Row) string { return r.ConnectFew.service() }},
+	{"direct", func(r Row) string { return r.ConnectFew.direct() }},
 	{"host load", func(r Row) string { return exactly(r.Load).String() }},
 }
 
@@ -59,6 +61,20 @@ func (s *Spread) of(get func(Spread) *Figure) string {
 		return "-"
 	}
 	return get(*s).String()
+}
+
+func (c *Connecting) service() string {
+	if c == nil {
+		return "-"
+	}
+	return number(c.Service)
+}
+
+func (c *Connecting) direct() string {
+	if c == nil {
+		return "-"
+	}
+	return number(c.Direct)
 }
 
 func (m *Memory) String() string {

@@ -135,14 +135,17 @@ func judgeConstantRules(rows []Row) Target {
 	return t
 }
 
+// judgeConnect compares in units of direct connections: the host is not equally
+// fast at two times.
 func (t table) judgeConnect() Target {
 	const name = "connecting at 5,000 against 100"
 	r := t.of(Ours, large)
 	if r.Connect == nil || r.ConnectFew == nil {
 		return Target{Name: name, Limit: "<= 1.1 times", Value: notMeasured}
 	}
-	target := limited(name, r.Connect, 1.1*r.ConnectFew.Value, "us")
-	target.Limit += fmt.Sprintf(" (1.1 times %s us)", r.ConnectFew)
+	few := r.ConnectFew.ratio()
+	target := limited(name, exactly(r.Connect.ratio()), 1.1*few, "times a direct one")
+	target.Limit += fmt.Sprintf(" (1.1 times %s)", number(few))
 	return target
 }
 

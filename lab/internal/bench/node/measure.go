@@ -119,7 +119,7 @@ func (m *run) steps(ctx context.Context) error {
 		{name: "cold start", do: m.coldStart},
 		{name: "iptables rules", do: m.rules},
 		{name: "connecting", do: func(ctx context.Context) (err error) {
-			m.row.Connect, err = m.connecting(m.Services - 1)
+			m.row.Connect, err = m.connecting(ctx, m.Services-1)
 			return err
 		}},
 		{name: "a sequence of connections", do: m.sequence, skip: !m.Sequence},

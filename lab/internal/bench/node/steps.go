@@ -68,27 +68,41 @@ func (m *run) memory(ctx context.Context) error {
 	return err
 }
 
-// connects is how many connections one median is of.
-const connects = 200
+// The connections that a median is of come in rounds with a pause between: what
+// else a host does lasts longer than one round. The first few of each do not
+// count, as caches are cold.
+const (
+	rounds       = 20
+	connects     = 100 // of a round
+	connectsCold = 10
+	roundPause   = 150 * time.Millisecond
+)
 
-// connecting is the median of connections through one Service. The first few
-// do not count: caches are cold.
-func (m *run) connecting(number int) (*bench.Figure, error) {
+// connecting is the median of connections through one Service, each followed by
+// one straight to an endpoint: both have the same share of the host.
+func (m *run) connecting(ctx context.Context, number int) (*bench.Connecting, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	const first = 20
-	vip := load.Service{Number: number}.VIP()
-	var times []float64
-	for i := range first + connects {
-		took, err := timeConnect(vip)
-		if err != nil {
+	s := load.Service{Number: number}
+	ways := [2]netip.AddrPort{s.VIP(), netip.AddrPortFrom(s.Endpoints()[0], load.Port)}
+	var times [len(ways)][]float64
+	for range rounds {
+		for i := range connectsCold + connects {
+			for way, to := range ways {
+				took, err := timeConnect(to)
+				if err != nil {
+					return nil, err
+				}
+				if i >= connectsCold {
+					times[way] = append(times[way], float64(took)/float64(time.Microsecond))
+				}
+			}
+		}
+		if err := sleep(ctx, roundPause); err != nil {
 			return nil, err
 		}
-		if i >= first {
-			times = append(times, float64(took))
-		}
 	}
-	return bench.Microseconds(time.Duration(bench.Percentile(times, 50))), nil
+	return &bench.Connecting{Service: bench.Percentile(times[0], 50), Direct: bench.Percentile(times[1], 50)}, nil
 }
 
 // ephemeral is so small a range of client ports that a sequence uses each of
@@ -232,7 +246,7 @@ func (m *run) few(ctx context.Context) error {
 		return err
 	}
 	var err error
-	m.row.ConnectFew, err = m.connecting(load.Few - 1)
+	m.row.ConnectFew, err = m.connecting(ctx, load.Few-1)
 	return err
 }
 
