@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 const (
@@ -66,7 +68,7 @@ func (k *Kernel) greet() error {
 		if len(m.Data) < 4 {
 			return fmt.Errorf("asking the kernel for IP sets: %w", errTruncated)
 		}
-		err = errors.Join(err, attributes(m.Data[4:], func(typ uint16, data []byte) (err error) {
+		err = errors.Join(err, nlsock.Attributes(m.Data[4:], func(typ uint16, data []byte) (err error) {
 			switch typ {
 			case attrProtocol:
 				newest, err = number8(data)
@@ -122,7 +124,7 @@ func (k *Kernel) names(prefixes []string) (names []string, foreign bool, err err
 		if len(payload) < 4 {
 			return errTruncated
 		}
-		return attributes(payload[4:], func(typ uint16, data []byte) error {
+		return nlsock.Attributes(payload[4:], func(typ uint16, data []byte) error {
 			if typ != attrSetName {
 				return nil
 			}

@@ -55,7 +55,6 @@ const (
 	// nla_type's flags (include/uapi/linux/netlink.h).
 	nested       = 1 << 15
 	netByteOrder = 1 << 14
-	typeMask     = 1<<14 - 1
 
 	afINET  = 2
 	afINET6 = 10

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // errTruncated is what a reply ends with that is shorter than it says.
@@ -29,7 +30,7 @@ func (l *listing) message(payload []byte) error {
 		family        byte
 		options, data []byte
 	}
-	err := attributes(payload[4:], func(typ uint16, data []byte) (err error) {
+	err := nlsock.Attributes(payload[4:], func(typ uint16, data []byte) (err error) {
 		switch typ {
 		case attrSetName:
 			m.name, err = text(data)
@@ -71,7 +72,7 @@ func (l *listing) begin(name string, typ Type, family byte, options []byte) erro
 	case family != afINET && typ.known():
 		return fmt.Errorf("address family %d", family)
 	}
-	err := attributes(options, func(typ uint16, data []byte) (err error) {
+	err := nlsock.Attributes(options, func(typ uint16, data []byte) (err error) {
 		var flags uint32
 		switch typ {
 		case attrMaxElem:
@@ -94,7 +95,7 @@ func (l *listing) entries(name string, data []byte) error {
 	if !set.Type.known() {
 		return nil // a set of ours that we did not make: its Spec says enough
 	}
-	return attributes(data, func(typ uint16, data []byte) error {
+	return nlsock.Attributes(data, func(typ uint16, data []byte) error {
 		if typ != attrData {
 			return fmt.Errorf("attribute %d among entries", typ)
 		}
@@ -111,7 +112,7 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 	var e Entry
 	var addr netip.Addr
 	bits := -1
-	err := attributes(b, func(typ uint16, data []byte) (err error) {
+	err := nlsock.Attributes(b, func(typ uint16, data []byte) (err error) {
 		var n8 byte
 		var n32 uint32
 		var n64 uint64
@@ -147,25 +148,6 @@ func (s Set) parseEntry(b []byte) (Entry, error) {
 	}
 	e.Prefix = netip.PrefixFrom(addr, bits)
 	return s.normalize(e)
-}
-
-// attributes calls f with each netlink attribute of b, its type without flags.
-func attributes(b []byte, f func(typ uint16, data []byte) error) error {
-	for len(b) > 0 {
-		if len(b) < 4 {
-			return fmt.Errorf("attribute header: %w", errTruncated)
-		}
-		size := int(binary.NativeEndian.Uint16(b))
-		typ := binary.NativeEndian.Uint16(b[2:]) & typeMask
-		if size < 4 || size > len(b) {
-			return fmt.Errorf("attribute %d of %d bytes, %d are left: %w", typ, size, len(b), errTruncated)
-		}
-		if err := f(typ, b[4:size]); err != nil {
-			return err
-		}
-		b = b[min((size+3)&^3, len(b)):]
-	}
-	return nil
 }
 
 func text(b []byte) (string, error) {
@@ -205,7 +187,7 @@ func number64(b []byte) (uint64, error) {
 
 func address(b []byte) (netip.Addr, error) {
 	var addr netip.Addr
-	err := attributes(b, func(typ uint16, data []byte) error {
+	err := nlsock.Attributes(b, func(typ uint16, data []byte) error {
 		a, ok := netip.AddrFromSlice(data)
 		if !ok || a.Is4() != (typ == attrIPv4) || a.Is6() != (typ == attrIPv6) {
 			return fmt.Errorf("address attribute %d of %d bytes", typ, len(data))

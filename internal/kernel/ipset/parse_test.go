@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kube-router/kube-router/internal/inet"
+	"github.com/kube-router/kube-router/internal/kernel/nlsock"
 )
 
 // reply is a message of a dump as the kernel sends it.
@@ -62,7 +63,7 @@ func TestTruncatedRepliesAreErrors(t *testing.T) {
 	whole := reply("a", &Spec{Type: HashIP, Family: inet.IPv4, MaxElem: 77}, ip("10.0.0.1"))
 	ends := map[int]bool{}
 	at := 4
-	noError(t, attributes(whole[at:], func(_ uint16, data []byte) error {
+	noError(t, nlsock.Attributes(whole[at:], func(_ uint16, data []byte) error {
 		end := at + 4 + len(data)
 		for at = end; at%4 != 0; at++ {
 			ends[at] = true // padding need not be there

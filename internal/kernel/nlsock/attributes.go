@@ -1,9 +1,16 @@
 package nlsock
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
-// nested marks an attribute that holds attributes (include/uapi/linux/netlink.h).
-const nested = 1 << 15
+// nested marks an attribute that holds attributes, and typeMask is what of its
+// kind is no such flag (include/uapi/linux/netlink.h).
+const (
+	nested   = 1 << 15
+	typeMask = 1<<14 - 1
+)
 
 // Encoder appends netlink attributes (struct nlattr) to B.
 type Encoder struct{ B []byte }
@@ -49,4 +56,24 @@ func (e *Encoder) Nest(kind uint16, inside func()) {
 	e.Put(kind | nested)
 	inside()
 	binary.NativeEndian.PutUint16(e.B[start:], uint16(len(e.B)-start))
+}
+
+// Attributes calls fn with each netlink attribute of b, its kind without flags.
+// Data is valid as long as b is.
+func Attributes(b []byte, fn func(kind uint16, data []byte) error) error {
+	for len(b) > 0 {
+		if len(b) < 4 {
+			return fmt.Errorf("attribute header: %w", ErrMalformed)
+		}
+		size := int(binary.NativeEndian.Uint16(b))
+		kind := binary.NativeEndian.Uint16(b[2:]) & typeMask
+		if size < 4 || size > len(b) {
+			return fmt.Errorf("attribute %d of %d bytes, %d are left: %w", kind, size, len(b), ErrMalformed)
+		}
+		if err := fn(kind, b[4:size]); err != nil {
+			return err
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return nil
 }

@@ -3,6 +3,7 @@
 package nlsock
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -132,6 +133,10 @@ func (s *Socket) write() (err error) {
 	return errors.Join(err, waitErr)
 }
 
+// ErrInterrupted is returned by Query where what was listed changed meanwhile:
+// the list may lack what was there all the time.
+var ErrInterrupted = errors.New("the kernel's list changed while it was read")
+
 // Query sends one request and calls fn with the body of each message that
 // answers it.
 func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) error {
@@ -139,11 +144,14 @@ func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) erro
 	if err != nil {
 		return err
 	}
-	var refused error
+	var refused, interrupted error
 	for done := false; !done; {
 		err := s.receive(func(a Answer) error {
 			if a.Sequence != sent.Header.Sequence {
 				return nil
+			}
+			if a.Flags&unix.NLM_F_DUMP_INTR != 0 {
+				interrupted = ErrInterrupted
 			}
 			switch a.Kind {
 			case unix.NLMSG_DONE:
@@ -164,7 +172,7 @@ func (s *Socket) Query(request netlink.Message, fn func(body []byte) error) erro
 			return err
 		}
 	}
-	return refused
+	return cmp.Or(refused, interrupted)
 }
 
 // receive reads one datagram and calls fn for each message in it. (Conn's own

@@ -174,6 +174,9 @@ func (k *Kernel) dial() (*nlsock.Socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a netlink socket for routes: %w", err)
 	}
+	// Since Linux 4.20 the kernel itself can leave out of a list what is not
+	// ours. Before, it is left out here.
+	_ = conn.SetOption(netlink.GetStrictCheck, true)
 	socket, err := nlsock.New(conn)
 	if err != nil {
 		_ = conn.Close()

@@ -54,30 +54,6 @@ func scope(r Route) netlink.Scope {
 	return netlink.SCOPE_UNIVERSE
 }
 
-// fromKernel reads a route of a dump. ok is false where it cannot be one that
-// we made.
-func fromKernel(msg *netlink.Route, names map[int]string) (r Route, ok bool) {
-	if msg.Protocol != Protocol {
-		return Route{}, false
-	}
-	r = Route{
-		Key:  Key{Table: msg.Table, Dst: prefixOf(msg)},
-		Type: Type(msg.Type),
-		Src:  toAddr(msg.Src),
-	}
-	switch {
-	case r.Type == Unreachable:
-		// IPv6 shows lo as the link.
-	case len(msg.MultiPath) > 0:
-		for _, hop := range msg.MultiPath {
-			r.NextHops = append(r.NextHops, NextHop{Via: toAddr(hop.Gw), Link: names[hop.LinkIndex], OnLink: hop.Flags&unix.RTNH_F_ONLINK != 0})
-		}
-	default:
-		r.NextHops = []NextHop{{Via: toAddr(msg.Gw), Link: names[msg.LinkIndex], OnLink: msg.Flags&unix.RTNH_F_ONLINK != 0}}
-	}
-	return r, r.Dst.IsValid()
-}
-
 func toIPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

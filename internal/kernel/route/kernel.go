@@ -88,24 +88,6 @@ func (k *Kernel) ListAll() (map[Key]Route, error) {
 	return routes, nil
 }
 
-func (k *Kernel) list(table int) (map[Key]Route, error) {
-	list, err := k.dump(table, Protocol)
-	if err != nil {
-		return nil, err
-	}
-	names, err := k.linkNames(list)
-	if err != nil {
-		return nil, err
-	}
-	routes := make(map[Key]Route, len(list))
-	for i := range list {
-		if r, ok := fromKernel(&list[i], names); ok {
-			routes[r.Key] = r
-		}
-	}
-	return routes, nil
-}
-
 func (k *Kernel) remember(table int, routes map[Key]Route) {
 	for key := range k.ours {
 		if key.Table == table {
