@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/link"
@@ -36,12 +37,12 @@ func strays(c Config, f inet.Family, bridges []string) (forward, input []string,
 	}
 	const begins = "-m conntrack ! --ctstate RELATED,ESTABLISHED "
 	between := begins
-	if c.CutFlows {
+	if c.CutFlows && f == inet.IPv6 {
 		between = ""
 	}
 	for _, bridge := range bridges {
 		for _, stray := range strayMatches[f] {
-			forward = append(forward, fmt.Sprintf(stray+between+"-j %s", bridge, bridge, bridgeChain))
+			forward = append(forward, strings.NewReplacer("BRIDGE", bridge, "BEGINS ", between).Replace(stray)+"-j "+bridgeChain)
 		}
 		if f == inet.IPv6 {
 			input = append(input, fmt.Sprintf("-s %s -i %s "+begins+"-j %s", linkLocal, bridge, bridgeChain))
@@ -52,10 +53,12 @@ func strays(c Config, f inet.Family, bridges []string) (forward, input []string,
 	return forward, input, map[string][]string{bridgeChain: rules}
 }
 
-// strayMatches are what goes from a bridge to itself past the Pods' addresses.
+// strayMatches are what goes from a bridge to itself past the Pods' addresses. To
+// compare a type of address is a look into the routes, and comes last. What goes
+// to many is no connection (and has none that could be cut).
 var strayMatches = map[inet.Family][]string{
-	inet.IPv4: {"-i %s -o %s -m addrtype --dst-type BROADCAST ", "-d 224.0.0.0/4 -i %s -o %s "},
-	inet.IPv6: {"-s " + linkLocal + " -i %s -o %s ", "-d " + linkLocal + " -i %s -o %s ", "-d ff00::/8 -i %s -o %s "},
+	inet.IPv4: {"-d 224.0.0.0/4 -i BRIDGE -o BRIDGE BEGINS ", "-i BRIDGE -o BRIDGE BEGINS -m addrtype --dst-type BROADCAST "},
+	inet.IPv6: {"-s " + linkLocal + " -i BRIDGE -o BRIDGE BEGINS ", "-d " + linkLocal + " -i BRIDGE -o BRIDGE BEGINS ", "-d ff00::/8 -i BRIDGE -o BRIDGE BEGINS "},
 }
 
 // strayText is in the comment of the rules that log and drop strays.
@@ -101,7 +104,9 @@ func (c *Controller) guarded() bool {
 
 // findBridges are the bridges of this node's Pods.
 func (c *Controller) findBridges() ([]string, error) {
-	err := c.lookAtBridges()
+	if err := c.lookAtBridges(); err != nil {
+		return nil, err
+	}
 	names := map[string]bool{}
 	for _, name := range c.config.Bridges {
 		names[name] = true
@@ -119,7 +124,7 @@ func (c *Controller) findBridges() ([]string, error) {
 			c.warnOfShared(b)
 		}
 	}
-	return slices.Sorted(maps.Keys(names)), err
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 // warnOfShared says once that a bridge is left alone, as it is not the Pods'

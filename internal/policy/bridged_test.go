@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -108,8 +110,8 @@ func TestStraysOfABridge(t *testing.T) {
 		:KUBE-POD-FW-BRIDGE - [0:0]
 		-A KUBE-POD-FW-BRIDGE -m comment --comment "not to a pod address" -m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-group 100
 		-A KUBE-POD-FW-BRIDGE -m comment --comment "not to a pod address" -j DROP
-		-A KUBE-ROUTER-FORWARD -i cni0 -o cni0 -m addrtype --dst-type BROADCAST -m conntrack ! --ctstate RELATED,ESTABLISHED -j KUBE-POD-FW-BRIDGE
-		-A KUBE-ROUTER-FORWARD -d 224.0.0.0/4 -i cni0 -o cni0 -m conntrack ! --ctstate RELATED,ESTABLISHED -j KUBE-POD-FW-BRIDGE`, "1")
+		-A KUBE-ROUTER-FORWARD -d 224.0.0.0/4 -i cni0 -o cni0 -m conntrack ! --ctstate RELATED,ESTABLISHED -j KUBE-POD-FW-BRIDGE
+		-A KUBE-ROUTER-FORWARD -i cni0 -o cni0 -m conntrack ! --ctstate RELATED,ESTABLISHED -m addrtype --dst-type BROADCAST -j KUBE-POD-FW-BRIDGE`, "1")
 	w.feeds.NetworkPolicies.Delete(cluster.Key{Namespace: "red", Name: "deny"})
 	expect("no Pod is any more", `
 		*filter
@@ -246,6 +248,50 @@ func TestAnotherBridge(t *testing.T) {
 	w.settle(t)
 	if text := w.rules6.Text(iptables.Filter); !strings.Contains(text, "-i br7 ") || strings.Contains(text, "cni0") {
 		t.Error(text)
+	}
+}
+
+// What is dropped is counted, in both families, and no program is run for a
+// family without rules.
+func TestDropsOfStrays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newBridgedWorld(func(c *Config) { c.CountDrops = true })
+		w.settle(t)
+		before, _ := w.rules6.Calls()
+		w.c.beginDrops(t.Context())
+		if now, _ := w.rules6.Calls(); now != before {
+			t.Error("the counters of IPv6 are read")
+		}
+		w.rules6.Packets = func(chain, rule string) uint64 {
+			if denies(chain, rule) {
+				return 2
+			}
+			return 1_000_000
+		}
+		w.denyRed()
+		w.settle(t)
+		w.denied(1)
+		time.Sleep(dropsEvery)
+		d, err := w.c.Drops(t.Context())
+		if err != nil || d.Strays != 3 {
+			t.Errorf("%+v, %v", d, err)
+		}
+	})
+}
+
+// Where the links cannot be read, what was closed stays closed, and it is told.
+func TestBridgesThatCannotBeRead(t *testing.T) {
+	w := newBridgedWorld(nil)
+	w.denyRed()
+	w.settle(t)
+	before := w.kernel()
+	w.c.look = func() ([]link.Bridge, error) { return nil, errors.New("no buffer space") }
+	w.c.queue.Mark(platformKey, resyncKey)
+	if err := w.attempt(2); err == nil || !strings.Contains(err.Error(), "no buffer space") {
+		t.Errorf("the error is %v", err)
+	}
+	if diff := cmp.Diff(before, w.kernel()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
 	}
 }
 

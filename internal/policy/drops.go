@@ -88,6 +88,9 @@ func (c *Controller) readDrops(ctx context.Context) error {
 	now := map[ruleID]uint64{}
 	var errs []error
 	for _, f := range c.families() {
+		if c.plans[f].bare && c.rules[f].RuleCount(RulesOwner)[iptables.Filter] == 0 {
+			continue // nothing to run a program for
+		}
 		errs = append(errs, c.rules[f].Counters(ctx, iptables.Filter, func(chain, rule string, packets uint64) {
 			if denies(chain, rule) {
 				now[ruleID{f, chain, rule}] += packets

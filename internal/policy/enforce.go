@@ -45,6 +45,9 @@ func (c *Controller) compile(d dirt) (map[inet.Family]want, error) {
 		bridges, err = c.findBridges()
 	}
 	for f, p := range c.plans {
+		if err != nil {
+			bridges = p.bridges // what is closed stays closed
+		}
 		p.finish(closed[f], bridges)
 	}
 	return wants, err
