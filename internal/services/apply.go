@@ -47,6 +47,9 @@ func (c *Controller) workBatch(keys []cluster.Key, failed map[cluster.Key]error)
 		c.queue.Settle(key{stepService, k}, err)
 	}
 	c.reportConflicts(b)
+	if len(c.fed) > 0 {
+		c.passOn(keys)
+	}
 }
 
 // complainOf logs, in one line for the batch, what fails now and did not

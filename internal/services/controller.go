@@ -175,6 +175,7 @@ type Controller struct {
 	plan        plan
 	marks       marks
 	starved     map[cluster.Key]bool       // Services that do without a mark
+	fed         map[cluster.Key]int        // those that are to get one, and how many they had
 	direct      bool                       // some Services have direct server return
 	directEnded bool                       // what it needed is to be put back
 	sources     map[ipvs.ID][]netip.Prefix // that are let in, where restricted
@@ -211,6 +212,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		plan:      newPlan(),
 		marks:     newMarks(),
 		starved:   map[cluster.Key]bool{},
+		fed:       map[cluster.Key]int{},
 		sources:   map[ipvs.ID][]netip.Prefix{},
 		touched:   map[cluster.Key]*touched{},
 		stale:     map[conntrack.Flow]struct{}{},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/kube-router/kube-router/internal/cluster"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
 )
@@ -139,8 +140,25 @@ func (b *batch) leaveMarks(m *marking) {
 func (c *Controller) feed() {
 	for service := range c.starved {
 		delete(c.starved, service)
+		c.fed[service] = c.marks.count(service)
 		c.markServices(service)
 		return
+	}
+}
+
+// passOn feeds the next where one did not take what it was fed: it has gone or
+// changed meanwhile.
+func (c *Controller) passOn(keys []cluster.Key) {
+	left := 0
+	for _, k := range keys {
+		had, fed := c.fed[k]
+		delete(c.fed, k)
+		if fed && !c.starved[k] && c.marks.count(k) <= had {
+			left++
+		}
+	}
+	for range left {
+		c.feed()
 	}
 }
 

@@ -102,6 +102,16 @@ func (m marks) join(g group, k marker) (ipvs.ID, bool) {
 	return id, ok
 }
 
+// count is how many marks a Service has.
+func (m marks) count(service cluster.Key) (n int) {
+	for g := range m.of {
+		if g.service == service {
+			n++
+		}
+	}
+	return n
+}
+
 // fresh is a mark that nobody has.
 func (m marks) fresh(g group) (ipvs.ID, bool) {
 	taken := m.taken[g.family]

@@ -12,6 +12,7 @@ import (
 	"github.com/kube-router/kube-router/internal/inet"
 	"github.com/kube-router/kube-router/internal/kernel/ipset"
 	"github.com/kube-router/kube-router/internal/kernel/ipvs"
+	"github.com/kube-router/kube-router/internal/reconcile"
 )
 
 // 10,000 Services with the external policy Local fit, each with a node port and
@@ -76,6 +77,43 @@ func TestWithoutMarks(t *testing.T) {
 			t.Errorf("no mark came free:\n%s", got)
 		}
 	})
+}
+
+// A mark that one does not take for which it came free, as it has gone meanwhile,
+// is the next one's; one that took it, or lacks it still, ends that.
+func TestAMarkIsPassedOn(t *testing.T) {
+	hungry := []cluster.Key{{Namespace: "default", Name: "b"}, {Namespace: "default", Name: "c"}, {Namespace: "default", Name: "d"}}
+	c := &Controller{queue: reconcile.NewQueue[key](), marks: newMarks(), starved: map[cluster.Key]bool{}, fed: map[cluster.Key]int{}}
+	for _, k := range hungry {
+		c.starved[k] = true
+	}
+	fed := func() (k cluster.Key) {
+		t.Helper()
+		if len(c.fed) != 1 {
+			t.Fatalf("%d are fed", len(c.fed))
+		}
+		for k = range c.fed {
+		}
+		return k
+	}
+	c.feed()
+	gone := fed()
+	c.passOn(hungry)
+	took := fed()
+	if took == gone || len(c.starved) != 1 || len(c.queue.Pending()) != 2 {
+		t.Fatalf("after %s %s is fed, %v wait, to do is %v", gone, took, c.starved, c.queue.Pending())
+	}
+	c.marks.of[group{service: took}] = ipvs.MarkID(1<<markShift, inet.IPv4)
+	c.passOn(hungry)
+	if len(c.fed) != 0 || len(c.starved) != 1 {
+		t.Errorf("it took it, and fed are %v", c.fed)
+	}
+	c.feed()
+	c.starved[fed()] = true // as there is none again
+	c.passOn(hungry)
+	if len(c.fed) != 0 {
+		t.Errorf("there is none, and fed are %v", c.fed)
+	}
 }
 
 // A former release gave each address a mark of its own: one of them stays, with
