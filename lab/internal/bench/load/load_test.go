@@ -66,3 +66,16 @@ func TestEachStopsAtAnError(t *testing.T) {
 		t.Errorf("%v after %d calls", err, calls)
 	}
 }
+
+// What goes elsewhere meets no connection of the Service.
+func TestElsewhereIsNoEndpoint(t *testing.T) {
+	for number := range 300 {
+		for variant := range 2 {
+			s := Service{Number: number, Variant: variant}
+			endpoints, there := s.Endpoints(), s.Elsewhere()
+			if there == endpoints[0] || there == endpoints[1] || endpoints[0] == endpoints[1] || !Answering.Contains(there) {
+				t.Errorf("%d, variant %d: %s and %v", number, variant, there, endpoints)
+			}
+		}
+	}
+}

@@ -72,13 +72,19 @@ func (s Service) VIP() netip.AddrPort {
 
 // Endpoints are the addresses behind the Service.
 func (s Service) Endpoints() [2]netip.Addr {
+	first := 2*s.Number + usable/2*s.Variant
+	return [2]netip.Addr{answering(first), answering(first + 1)}
+}
+
+// Elsewhere answers, and is no endpoint of the Service in either variant: what
+// goes there straight has no connection in common with what goes through it.
+func (s Service) Elsewhere() netip.Addr { return answering(2*s.Number + usable/4) }
+
+// answering is one of the addresses that endpoints take, in turns.
+func answering(n int) netip.Addr {
 	b := Answering.Addr().As4()
-	var out [2]netip.Addr
-	for e := range out {
-		b[3] = byte(129 + (2*s.Number+e+usable/2*s.Variant)%usable)
-		out[e] = netip.AddrFrom4(b)
-	}
-	return out
+	b[3] = byte(129 + n%usable)
+	return netip.AddrFrom4(b)
 }
 
 // fields is a JSON object.
