@@ -190,9 +190,13 @@ func TestAPeerThatIsAway(t *testing.T) {
 	if state := up(t, a, nodeAddr(net, 1)); state.LastError != "" {
 		t.Errorf("a session that never ended has the error %q", state.LastError)
 	}
+	// Both have said all that they have to: what came to b while it closes would
+	// have the kernel reset the connection, and its last word be lost.
+	settled := func(p PeerState) bool { return p.Settled }
+	knows(t, a, nodeAddr(net, 1), "has settled", settled)
+	knows(t, b, nodeAddr(net, 2), "has settled", settled)
 	b.Stop()
-	// Its last word may come too late to be read, as the connection is closed.
-	knows(t, a, nodeAddr(net, 1), "is down, and says why", func(p PeerState) bool { return !p.Established() && p.LastError != "" })
+	failing(t, a, nodeAddr(net, 1), "peer deconfigured")
 }
 
 // The password is nowhere: not in what is logged, at any level, nor in what is
