@@ -77,6 +77,7 @@ func TestTargets(t *testing.T) {
 		"rules grow":          {func(r []Row) { r[1].Rules = Count(46) }, []string{"iptables rules are as many at every size"}},
 		"too many rules":      {func(r []Row) { r[0].Rules = Count(48); r[1].Rules = Count(48) }, []string{"iptables rules at 600"}},
 		"connecting":          {func(r []Row) { r[1].Connect.Service = 221 }, []string{"connecting at 5,000 against 100"}},
+		"connecting fails":    {func(r []Row) { r[1].ConnectFew.Failed = 1 }, []string{"connecting at 5,000 against 100"}},
 		"a second":            {func(r []Row) { r[1].Sequence.Slow = 1 }, []string{"10,000 connections from one client"}},
 		"a failure":           {func(r []Row) { r[0].Sequence.Failed = 1 }, []string{"10,000 connections from one client"}},
 		"too few connections": {func(r []Row) { r[0].Sequence.Count-- }, []string{"10,000 connections from one client"}},
@@ -115,7 +116,7 @@ func TestTable(t *testing.T) {
 	rows := []Row{
 		{
 			Proxy: Ours, Services: 600, ColdStart: exactly(0.4567), New: SpreadOf([]float64{4, 5, 30.25}),
-			ChangeCPU: exactly(0.9), ChangeTime: exactly(3), Memory: &Memory{Total: 33.33, Peak: 41}, Rules: Count(47), Connect: &Connecting{212.7, 99.5}, Load: 0.5,
+			ChangeCPU: exactly(0.9), ChangeTime: exactly(3), Memory: &Memory{Total: 33.33, Peak: 41}, Rules: Count(47), Connect: &Connecting{212.7, 99.5, 2}, Load: 0.5,
 			Sequence: &Sequence{Count: 10000, Max: 12},
 		},
 		{Proxy: IPVS, Services: 600, ColdStart: &Figure{600, true}, Error: "it was too slow"},
@@ -125,6 +126,7 @@ func TestTable(t *testing.T) {
       ours       600          0.46           5   30.2   30.2        3                0.90     3       33.3  41   47         213    99.5       -       - 0.50
       ipvs       600      over 600           -      -      -        -                   -     -      -    -      -           -       -       -       - 0
 ours at 600, connections one after the other: 10000, 0 of them in 1 s or more, 0 failed, longest 12 ms
+ours at 600, connecting: 2 failed
 ipvs at 600: it was too slow
 `
 	var out bytes.Buffer

@@ -103,6 +103,9 @@ func Percentile(samples []float64, p float64) float64 {
 type Connecting struct {
 	Service float64 `json:"serviceMicroseconds"`
 	Direct  float64 `json:"directMicroseconds"`
+	// Failed are those of both that did not succeed in their time. They count
+	// by the time they took, which a median does not show.
+	Failed int `json:"failed,omitempty"`
 }
 
 // ratio is how many times as long as straight to an endpoint it takes.

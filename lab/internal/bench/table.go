@@ -115,6 +115,11 @@ func WriteTable(out io.Writer, rows []Row) error {
 		}
 	}
 	for _, r := range rows {
+		for _, c := range []*Connecting{r.Connect, r.ConnectFew} {
+			if c != nil && c.Failed > 0 {
+				fmt.Fprintf(out, "%s at %d, connecting: %d failed\n", r.Proxy, r.Services, c.Failed)
+			}
+		}
 		if r.Error != "" {
 			fmt.Fprintf(out, "%s at %d: %s\n", r.Proxy, r.Services, r.Error)
 		}

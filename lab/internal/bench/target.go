@@ -136,7 +136,7 @@ func judgeConstantRules(rows []Row) Target {
 }
 
 // judgeConnect compares in units of direct connections: the host is not equally
-// fast at two times.
+// fast at two times. None may fail.
 func (t table) judgeConnect() Target {
 	const name = "connecting at 5,000 against 100"
 	r := t.of(Ours, large)
@@ -146,6 +146,9 @@ func (t table) judgeConnect() Target {
 	few := r.ConnectFew.ratio()
 	target := limited(name, exactly(r.Connect.ratio()), 1.1*few, "times a direct one")
 	target.Limit += fmt.Sprintf(" (1.1 times %s)", number(few))
+	if failed := r.Connect.Failed + r.ConnectFew.Failed; failed > 0 {
+		target.OK, target.Value = false, fmt.Sprintf("%s, %d connections failed", target.Value, failed)
+	}
 	return target
 }
 

@@ -76,7 +76,7 @@ const (
 	connects     = 100 // of a round
 	connectsCold = 10
 	roundPause   = 150 * time.Millisecond
-	mostFailed   = 5 // which a median does not show; each is told
+	mostFailed   = 5 // more, and there is no figure
 )
 
 // connecting is the median of connections through one Service, each followed by
@@ -88,16 +88,16 @@ func (m *run) connecting(ctx context.Context, number int) (*bench.Connecting, er
 	s := load.Service{Number: number}
 	ways := [2]netip.AddrPort{s.VIP(), netip.AddrPortFrom(s.Elsewhere(), load.Port)}
 	var times [len(ways)][]float64
-	failed := 0
+	result := &bench.Connecting{}
 	for range rounds {
 		for i := range connectsCold + connects {
 			for way, to := range ways {
 				took, err := timeConnect(to)
 				if err != nil {
-					if failed++; failed > mostFailed {
+					if result.Failed++; result.Failed > mostFailed {
 						return nil, err
 					}
-					m.note("counted by the time it took: %v", err)
+					m.note("a connection failed: %v", err)
 				}
 				if i >= connectsCold {
 					times[way] = append(times[way], float64(took)/float64(time.Microsecond))
@@ -108,7 +108,8 @@ func (m *run) connecting(ctx context.Context, number int) (*bench.Connecting, er
 			return nil, err
 		}
 	}
-	return &bench.Connecting{Service: bench.Percentile(times[0], 50), Direct: bench.Percentile(times[1], 50)}, nil
+	result.Service, result.Direct = bench.Percentile(times[0], 50), bench.Percentile(times[1], 50)
+	return result, nil
 }
 
 // ephemeral is so small a range of client ports that a sequence uses each of
