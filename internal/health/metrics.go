@@ -153,7 +153,7 @@ func (m *Metrics) AddPolicyDrops(drops func(context.Context) (Drops, error)) {
 	closed := prometheus.NewDesc(namespace+"_policy_new_pod_dropped_packets_total",
 		"Packets from and to pods that were dropped because this node did not know the pod yet.", nil, nil)
 	strays := prometheus.NewDesc(namespace+"_policy_bridge_dropped_packets_total",
-		"Packets between pods of one bridge that were dropped because they did not go to a pod's own address.", nil, nil)
+		"Packets of pods on a bridge, to each other and to their node, that were dropped because they went past the pods' own addresses.", nil, nil)
 	complain := m.complainer("packets that policies denied cannot be counted")
 	m.registry.MustRegister(together{[]*prometheus.Desc{denied, closed, strays}, func(ch chan<- prometheus.Metric) {
 		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout/2)

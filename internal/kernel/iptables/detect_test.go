@@ -190,3 +190,15 @@ func TestErrorNamesTheLine(t *testing.T) {
 		}
 	}
 }
+
+// Where the kernel says that there is no table, no program is run to read all.
+func TestNothingIsReadWithoutAProgram(t *testing.T) {
+	k := &Kernel{save: "/no/such/program", empty: func() bool { return true }}
+	if text, err := k.Save(t.Context(), AllTables); text != "" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	k.empty = func() bool { return false }
+	if _, err := k.Save(t.Context(), AllTables); err == nil {
+		t.Error("there are tables, and no program was run")
+	}
+}

@@ -49,10 +49,10 @@ var columns = []struct {
 	{"memory MB", func(r Row) string { return r.Memory.String() }},
 	{"peak", func(r Row) string { return r.Memory.peak() }},
 	{"rules", func(r Row) string { return r.Rules.String() }},
-	{"connect us", func(r Row) string { return r.Connect.service() }},
-	{"direct", func(r Row) string { return r.Connect.direct() }},
-	{"at 100", func(r Row) string { return r.ConnectFew.service() }},
-	{"direct", func(r Row) string { return r.ConnectFew.direct() }},
+	{"connect us", func(r Row) string { return r.Connect.of(throughService) }},
+	{"direct", func(r Row) string { return r.Connect.of(straight) }},
+	{"at 100", func(r Row) string { return r.ConnectFew.of(throughService) }},
+	{"direct", func(r Row) string { return r.ConnectFew.of(straight) }},
 	{"host load", func(r Row) string { return exactly(r.Load).String() }},
 }
 
@@ -63,19 +63,15 @@ func (s *Spread) of(get func(Spread) *Figure) string {
 	return get(*s).String()
 }
 
-func (c *Connecting) service() string {
+func (c *Connecting) of(get func(Connecting) float64) string {
 	if c == nil {
 		return "-"
 	}
-	return number(c.Service)
+	return number(get(*c))
 }
 
-func (c *Connecting) direct() string {
-	if c == nil {
-		return "-"
-	}
-	return number(c.Direct)
-}
+func throughService(c Connecting) float64 { return c.Service }
+func straight(c Connecting) float64       { return c.Direct }
 
 func (m *Memory) String() string {
 	if m == nil {
