@@ -326,12 +326,16 @@ func (c *Controller) work(ctx context.Context, keys []key) {
 		}
 	}
 	for s := range steps {
+		before := c.begun()
 		switch {
 		case !due[s]:
 		case s == stepService:
 			c.workServices(services)
 		default:
 			c.workStep(ctx, s)
+		}
+		if !before && c.begun() {
+			c.begin(services)
 		}
 	}
 	c.updateStatus()
@@ -343,11 +347,8 @@ func (c *Controller) workStep(ctx context.Context, s step) {
 		c.complain(stepNames[s], err)
 	}
 	c.queue.Settle(key{step: s}, err)
-	if before := c.begun(); err == nil {
+	if err == nil {
 		c.done[s] = true
-		if !before && c.begun() {
-			c.begin()
-		}
 	}
 }
 
@@ -381,11 +382,17 @@ func (c *Controller) begun() bool {
 	return c.done[stepNode] && c.done[stepSets] && c.done[stepIPVS]
 }
 
-// begin marks all Services for the first fill. Those marked before were put
-// aside.
-func (c *Controller) begin() {
+// begin marks all Services for the first fill, but for those at hand, whose turn
+// comes in this round: those marked before it were put aside.
+func (c *Controller) begin(atHand []cluster.Key) {
 	c.started = time.Now()
-	c.markServices(c.state.keys()...)
+	due := make(map[cluster.Key]struct{}, len(atHand))
+	addAll(due, atHand)
+	for _, k := range c.state.keys() {
+		if _, ok := due[k]; !ok {
+			c.markServices(k)
+		}
+	}
 	c.queue.Mark(key{step: stepSweep})
 }
 

@@ -48,6 +48,33 @@ const emptyState = `
 add kube-router-node-pods 10.244.1.0/24
 `
 
+// The lists are there before the controller starts: all of it is due at once, and
+// each Service is worked on once. Where IPVS comes later, those that were put
+// aside are due then.
+func TestFirstFillDoesEachServiceOnce(t *testing.T) {
+	for name, missing := range map[string]error{"at once": nil, "without IPVS at first": errors.New("no IPVS")} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				landed := 0
+				config := config4()
+				config.Landed = func(time.Duration) { landed++ }
+				w.fail(failures{open: missing})
+				r := w.start(config, set(n1, web, webSlice, dns, dnsSlice))
+				defer r.stop()
+				w.fail(failures{})
+				time.Sleep(time.Minute) // of the bubble
+				synctest.Wait()
+				if landed != 2 {
+					t.Errorf("2 Services reached the kernel %d times", landed)
+				}
+				if state := w.state(); !strings.Contains(state, "10.96.0.10:80") || !strings.Contains(state, "10.96.0.53:53") {
+					t.Errorf("not all is served:\n%s", state)
+				}
+			})
+		})
+	}
+}
+
 // The check of the world looks after each change: nothing is let through that
 // IPVS does not serve.
 func TestChangeAndRemoval(t *testing.T) {
