@@ -136,6 +136,55 @@ var libraryKeys = map[string]string{
 	"discoveryv1.LabelServiceName":                 discoveryv1.LabelServiceName,
 }
 
+// Reasons of Events are what users search for.
+func TestEventsAreDocumented(t *testing.T) {
+	var pages strings.Builder
+	for _, text := range manual(t) {
+		pages.WriteString(text)
+	}
+	reason := regexp.MustCompile(`^[A-Z][a-z]+([A-Z][A-Za-z]*)+$`)
+	others := []string{"EndpointSlice", "NetworkPolicy"}
+	found := 0
+	for _, dir := range []string{"services", "lbipam", "routes", "peering", "advice", "healthcheck", "cluster/watch"} {
+		for _, name := range sources(t, "../internal/"+dir) {
+			if strings.HasSuffix(name, "/scheme.go") { // kinds of the API
+				continue
+			}
+			for word := range literals(t, name) {
+				if !reason.MatchString(word) || slices.Contains(others, word) {
+					continue
+				}
+				found++
+				if !strings.Contains(pages.String(), "`"+word+"`") {
+					t.Errorf("%s: the manual does not say what %s means", name, word)
+				}
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d reasons were found in the code", found)
+	}
+}
+
+// literals are the texts in a file.
+func literals(t *testing.T, name string) map[string]bool {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			if text, err := strconv.Unquote(lit.Value); err == nil {
+				texts[text] = true
+			}
+		}
+		return true
+	})
+	return texts
+}
+
 // keysInCode are the annotations and labels that the packages have constants
 // for, with the package.
 func keysInCode(t *testing.T) map[string]string {

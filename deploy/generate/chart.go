@@ -37,8 +37,9 @@ func openChart(root fs.FS) (chart, error) {
 
 func functions() template.FuncMap {
 	return template.FuncMap{
-		"quote":    func(v any) string { return strconv.Quote(fmt.Sprint(v)) },
-		"toString": func(v any) string { return fmt.Sprint(v) },
+		"hasPrefix": func(prefix, s string) bool { return strings.HasPrefix(s, prefix) },
+		"quote":     func(v any) string { return strconv.Quote(fmt.Sprint(v)) },
+		"toString":  func(v any) string { return fmt.Sprint(v) },
 		"toYaml": func(v any) (string, error) {
 			text, err := yaml.Marshal(v)
 			return strings.TrimSuffix(string(text), "\n"), err

@@ -25,8 +25,8 @@ func shipped() []features {
 # routing, kube-proxy and the policy engine.
 `, values{"router": true, "serviceProxy": true, "firewall": true}},
 		{"service-proxy-only", `# kube-router's service proxy alone: Services by IPVS in place of kube-proxy,
-# beside another CNI plugin. Delete kube-proxy first. It touches neither the
-# routes to pods nor NetworkPolicies.
+# beside another CNI plugin. Delete kube-proxy once this serves (docs/migrate.md).
+# It touches neither the routes to pods nor NetworkPolicies.
 `, values{"router": false, "serviceProxy": true, "firewall": false}},
 		{"firewall-only", `# kube-router's policy controller alone: NetworkPolicies by iptables and ipset,
 # beside another CNI plugin (Flannel, the reference bridge plugin) and

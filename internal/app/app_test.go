@@ -117,21 +117,21 @@ func TestWaitingInWords(t *testing.T) {
 	}
 }
 
-// What a Service has at its other addresses and at node ports is told apart by
-// our own proxy, where it guards; else these ranges are open to Pods.
+// What a Service has is told apart by our own proxy, where it guards; else these
+// ranges are open to Pods.
 func TestUntold(t *testing.T) {
-	const ranges = " --service-external-ip-range=203.0.113.0/24 --loadbalancer-ip-range=198.51.100.0/28,2001:db8::/64"
+	const ranges = " --service-cluster-ip-range=10.20.0.0/16 --service-external-ip-range=203.0.113.0/24 --loadbalancer-ip-range=198.51.100.0/28,2001:db8::/64"
 	for args, open := range map[string]bool{
 		"--run-service-proxy=true":                         false,
 		"--run-service-proxy=true --ipvs-permit-all=false": true,
 		"--run-service-proxy=false":                        true,
 	} {
-		addrs, nodePorts := untold(testAgent(t, strings.Fields(args+ranges)...).cfg)
-		want := "[] {0 0}"
+		clusterIPs, others, nodePorts := untold(testAgent(t, strings.Fields(args+ranges)...).cfg)
+		want := "[] [] {0 0}"
 		if open {
-			want = "[203.0.113.0/24 198.51.100.0/28 2001:db8::/64] {30000 32767}"
+			want = "[10.20.0.0/16] [203.0.113.0/24 198.51.100.0/28 2001:db8::/64] {30000 32767}"
 		}
-		if got := fmt.Sprint(addrs, " ", nodePorts); got != want {
+		if got := fmt.Sprint(clusterIPs, " ", others, " ", nodePorts); got != want {
 			t.Errorf("%s: %s, want %s", args, got, want)
 		}
 	}

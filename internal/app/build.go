@@ -146,10 +146,10 @@ func (a *agent) openIPVS() (ipvs.Interface, error) {
 
 func (a *agent) policy(d drivers) part {
 	cfg := a.cfg
-	external, nodePorts := untold(cfg)
+	ranges, external, nodePorts := untold(cfg)
 	c := policy.New(policy.Config{
 		NodeName: cfg.NodeName, Families: cfg.Families(),
-		ServiceRanges: cfg.Services.ClusterIPRanges, ExternalRanges: external, NodePorts: nodePorts,
+		ServiceRanges: ranges, ExternalRanges: external, NodePorts: nodePorts,
 		NewPods:    map[config.NewPods]policy.NewPods{config.NewPodsClosed: policy.Closed, config.NewPodsOpen: policy.Open}[cfg.Policy.NewPods],
 		SyncPeriod: cfg.IPTablesSyncPeriod, Synced: a.synced(policyName), Landed: a.metrics.LandingObserver(policyName),
 		CutFlows: cfg.Policy.CutFlows, CountDrops: cfg.MetricsAddress != "", Bridges: podBridges(cfg),
@@ -180,11 +180,12 @@ func (a *agent) policy(d drivers) part {
 // untold are the addresses and node ports that policies have to let pass, as
 // nobody can tell which of them a Service has: none where our own proxy accepts
 // what it serves, in rules before those of policies.
-func untold(cfg config.Config) (addrs []netip.Prefix, nodePorts policy.PortRange) {
+func untold(cfg config.Config) (clusterIPs, others []netip.Prefix, nodePorts policy.PortRange) {
 	if cfg.RunServiceProxy && cfg.Services.Guard {
-		return nil, policy.PortRange{}
+		return nil, nil, policy.PortRange{}
 	}
-	return slices.Concat(cfg.Services.ExternalIPRanges, cfg.Services.LoadBalancerIPRanges), policy.PortRange(cfg.Services.NodePorts)
+	return cfg.Services.ClusterIPRanges, slices.Concat(cfg.Services.ExternalIPRanges, cfg.Services.LoadBalancerIPRanges),
+		policy.PortRange(cfg.Services.NodePorts)
 }
 
 // podBridges are the bridges that this node's Pods will be on, as far as that is

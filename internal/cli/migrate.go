@@ -76,7 +76,7 @@ func (m *migration) parse(args []string) error {
 	case f.NArg() > 0:
 		return usageError(printable(f.Arg(0)) + ": nothing may follow but flags")
 	case m.from == "kube-router":
-		return usageError("--from=kube-router: nothing to do; an earlier release is replaced by changing the image")
+		return usageError("--from=kube-router: nothing to do; an earlier release is replaced as docs/migrate.md says")
 	case m.from != "kube-proxy":
 		return usageError("--from=kube-proxy must be given; it is all that there is to migrate from")
 	case m.apply && m.dry:

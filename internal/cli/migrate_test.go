@@ -15,7 +15,7 @@ func TestMigrateUsage(t *testing.T) {
 		"":                                    "--from=kube-proxy must be given",
 		"--apply":                             "--from=kube-proxy must be given",
 		"--from=flannel":                      "--from=kube-proxy must be given",
-		"--from=kube-router":                  "an earlier release is replaced by changing the image",
+		"--from=kube-router":                  "an earlier release is replaced as docs/migrate.md says",
 		"--from=kube-proxy now":               "now: nothing may follow but flags",
 		"--from=kube-proxy --aply":            "unknown flag: --aply",
 		"--from=kube-proxy --apply --dry-run": "exclude each other",

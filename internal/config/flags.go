@@ -210,8 +210,8 @@ func (f *flags) defineServers(c *Config) {
 func (f *flags) defineOther(c *Config) {
 	f.section("Other")
 	addBool(f, &c.CleanUp, "cleanup-config", false,
-		"Remove everything that kube-router has made on this node, whatever its flags were, and put back the sysctls that it set; print a line for each; exit. "+
-			"Stop the agent on the node first: beside an agent that runs, only what a kube-proxy left is removed. That goes in any case where no kube-proxy runs. "+
+		"Remove everything that kube-router has made on this node, whatever controllers ran with whatever flags, and put back the sysctls that it set; print a line for each; exit. "+
+			"Stop the agent on the node first: beside an agent that runs, only what a kube-proxy left is removed, unless Services are left to kube-proxy (--run-service-proxy=false). Without an agent that goes, too, where no kube-proxy runs. "+
 			"Virtual servers in --excluded-cidrs stay, and no API server is asked.")
 	addShort(f, &c.Verbosity, "v", "v", 0, level(), "Verbosity of the log. From 1 on: debug lines.")
 	addBool(f, &c.ShowBGPPeers, "show-bgp-peers", false, "Print the BGP peers of the agent that runs on this node, as 'kube-router show peers -o wide' does, and exit.")

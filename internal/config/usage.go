@@ -20,7 +20,7 @@ func Usage(commands string) string {
 	b.WriteString("NAME\n    kube-router - the network of a Kubernetes node\n\n")
 	b.WriteString("SYNOPSIS\n    kube-router [flags]\n    kube-router status|show|migrate ...\n\n")
 	b.WriteString("DESCRIPTION\n")
-	b.WriteString(wrap("Gives the pods of this node their network: routes to other nodes by BGP, Services by IPVS, NetworkPolicies by iptables and ipset. It runs until SIGTERM or SIGINT; what it programmed stays in the kernel. It needs root, or the capability NET_ADMIN and the files below.", 4) + "\n")
+	b.WriteString(wrap("Gives the pods of this node their network: routes to other nodes by BGP, Services by IPVS, NetworkPolicies by iptables and ipset. It runs until SIGTERM or SIGINT; what it programmed stays in the kernel. It needs root with the capability NET_ADMIN, NET_RAW for iptables, and NET_BIND_SERVICE for the ports of BGP and BFD.", 4) + "\n")
 	b.WriteString(wrap("A flag that is on or off may stand without a value; --flag=false turns it off. Of a flag that is given twice the last one counts, but lists add up.", 4))
 	b.WriteString("\n" + commands)
 	for _, s := range f.sections {

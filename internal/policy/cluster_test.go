@@ -50,7 +50,7 @@ func newWorldWith(adapt func(*Config)) *world {
 
 // besideOurProxy is a configuration where the service proxy runs too, and lets
 // pass what goes to Services itself.
-func besideOurProxy(c *Config) { c.NodePorts = PortRange{} }
+func besideOurProxy(c *Config) { c.ServiceRanges, c.NodePorts = nil, PortRange{} }
 
 // newDualWorld has both address families.
 func newDualWorld() *world { return newDualWorldWith(nil) }

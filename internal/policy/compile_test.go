@@ -102,19 +102,24 @@ add kube-router-isolated-pods 10.244.1.8
 create kube-router-local-pods hash:ip family inet maxelem 1048576
 add kube-router-local-pods 10.244.1.8`
 
-// Beside our own service proxy no port of the host is open to isolated Pods.
-func TestNodePortsBesideOurProxy(t *testing.T) {
+// Beside our own service proxy no port and no address of the host is open to
+// isolated Pods, whatever ranges there are.
+func TestServicesBesideOurProxy(t *testing.T) {
 	w := newWorldWith(besideOurProxy)
 	w.pod(newPod("production", "backend-1", "node1", "10.244.1.8", "app=backend"))
 	w.policy(allowFrontend())
 	w.settle(t)
 	kernel := w.kernel()
-	if strings.Contains(kernel, "30000") || strings.Contains(kernel, "sctp") || !strings.Contains(kernel, "service addresses") {
+	if strings.Contains(kernel, "30000") || strings.Contains(kernel, "sctp") || strings.Contains(kernel, "service addresses") {
 		t.Errorf("the kernel holds\n%s", kernel)
 	}
 	p := packet{src: netip.MustParseAddr("10.244.1.8"), dst: nodeAddrs["node1"][0], protocol: inet.TCP, port: 31000, toHost: true}
 	if w.tracer().passes("INPUT", p) {
 		t.Error("a program of the host at a port of that range is reached")
+	}
+	p.dst = netip.MustParseAddr("10.96.0.10")
+	if w.tracer().passes("INPUT", p) {
+		t.Error("a program of the host at an address of that range is reached")
 	}
 }
 

@@ -31,7 +31,8 @@ type Config struct {
 	NodeName string
 	// Families are the enabled address families.
 	Families []inet.Family
-	// ServiceRanges are the cluster's ranges of Service addresses.
+	// ServiceRanges are the cluster's ranges of cluster IPs; none where our own
+	// proxy says what Services have.
 	ServiceRanges []netip.Prefix
 	// ExternalRanges and NodePorts are the ranges of Services' other addresses
 	// and of node ports. They pass where nobody can tell which of them are in

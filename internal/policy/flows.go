@@ -198,8 +198,10 @@ func (v *verdict) toService(c connection) bool {
 	return v.inServices(c.server) || v.host[c.server] && (port || within(v.config.ExternalRanges, c.server))
 }
 
+// inServices says whether an address is a Service's, by its range. That may be a
+// guess, and a Pod's address is the Pod's.
 func (v *verdict) inServices(addr netip.Addr) bool {
-	return within(v.config.ServiceRanges, addr)
+	return within(v.config.ServiceRanges, addr) && len(v.state.holders[addr]) == 0
 }
 
 func within(ranges []netip.Prefix, addr netip.Addr) bool {

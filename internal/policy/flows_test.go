@@ -132,6 +132,31 @@ func TestFlowsThatAreCut(t *testing.T) {
 	}
 }
 
+// The range of cluster IPs may be guessed, and Pods be in it: theirs are no
+// addresses of Services.
+func TestFlowsOfPodsInTheServiceRange(t *testing.T) {
+	w, flows := newCuttingWorld()
+	w.namespace(newNamespace("red", ""))
+	w.pod(newPod("red", "web", "node1", "10.96.1.2", "app=web"))
+	w.pod(newPod("red", "other", "node2", "10.96.2.2", ""))
+	w.policy(&cluster.NetworkPolicy{
+		Meta: cluster.Meta{Key: cluster.Key{Namespace: "red", Name: "web"}}, Pods: selects("app=web"), IsolatesIngress: true, IsolatesEgress: true,
+	})
+	w.settle(t)
+	tracked(t, flows, inet.TCP, "10.96.2.2:1001", "10.96.1.2:80", "10.96.1.2:80")
+	tracked(t, flows, inet.TCP, "10.96.1.2:1002", "10.96.2.2:80", "10.96.2.2:80")
+	tracked(t, flows, inet.TCP, "10.96.1.2:1003", "10.96.0.7:80", "10.96.0.7:80") // a Service that is not translated yet
+	if err := w.c.cut(); err != nil {
+		t.Fatal(err)
+	}
+	want := trim(`
+		tcp src=10.96.1.2 dst=10.96.2.2 sport=1002 dport=80 src=10.96.2.2 dst=10.96.1.2 sport=80 dport=1002
+		tcp src=10.96.2.2 dst=10.96.1.2 sport=1001 dport=80 src=10.96.1.2 dst=10.96.2.2 sport=80 dport=1001`)
+	if diff := cmp.Diff(want, cutLines(flows)); diff != "" {
+		t.Errorf("cut (-want +got):\n%s", diff)
+	}
+}
+
 // What decides about established flows decides as the judge does.
 func TestCuttingJudgesAsTheAPISays(t *testing.T) {
 	judgedFlows := 0

@@ -82,6 +82,10 @@ func TestValuesOfTheChart(t *testing.T) {
 	if all := string(helm(t, map[string]any{"healthPort": 0})); strings.Contains(all, "Probe:") {
 		t.Errorf("without a health server there are probes:\n%s", all)
 	}
+	ranged := string(helm(t, map[string]any{"platform": "k3s", "args": []any{"--service-cluster-ip-range=10.50.0.0/16"}}))
+	if strings.Contains(ranged, "10.43.0.0/16") || !strings.Contains(ranged, "10.50.0.0/16") {
+		t.Errorf("k3s with cluster IPs of the user's:\n%s", ranged)
+	}
 	for _, bad := range []string{`{controler: {}}`, `{watchServices: true}`, `{platform: k0s}`, `{controllers: {router: false, firewall: false, serviceProxy: false}}`, `{args: [run]}`} {
 		var values map[string]any
 		if err := yaml.Unmarshal([]byte(bad), &values); err != nil {
