@@ -3,7 +3,6 @@ package services
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // doors are the addresses at which the Service is served, less node ports.
@@ -45,14 +44,14 @@ func (b *compilation) clusterDoors() []door {
 // already: a local route to it would make the others take the node's kubelet,
 // sessions and tunnels for their own.
 func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what string) []netip.Addr {
-	var addrs []netip.Addr
+	var addrs, refused, excluded []netip.Addr
 	for _, a := range list {
 		switch {
-		case !b.enabled(a) || slices.Contains(addrs, a):
+		case !b.enabled(a):
 		case !routable(a) || !b.compiler.config.AnyIP && !contains(ranges, a) || contains(b.compiler.config.ServiceRanges, a):
-			b.warn("AddressRefused", fmt.Sprintf("%s IP %s is not served: it must be in a range that is configured for %s IPs, "+
-				"and not in that of cluster IPs", what, a, what))
-		case b.excluded(a, what+" IP"):
+			refused = append(refused, a)
+		case contains(b.compiler.config.ExcludedCIDRs, a):
+			excluded = append(excluded, a)
 		case b.me.owner(a) == b.me.name:
 			addrs = append(addrs, a)
 		case b.me.owner(a) == "":
@@ -60,8 +59,25 @@ func (b *compilation) admitted(list []netip.Addr, ranges []netip.Prefix, what st
 			b.vip(a)
 		}
 	}
+	b.notServed("AddressRefused", what+" IP", refused, fmt.Sprintf("it must be in a range that is configured for %s IPs, "+
+		"and not in that of cluster IPs", what))
+	b.notServed("AddressExcluded", what+" IP", excluded, leftToOthers)
 	return addrs
 }
+
+// notServed tells of addresses that are left out. A Service may have a hundred
+// thousand: that is one Event.
+func (b *compilation) notServed(reason, what string, addrs []netip.Addr, why string) {
+	switch n := len(addrs); n {
+	case 0:
+	case 1:
+		b.warn(reason, fmt.Sprintf("%s %s is not served: %s", what, addrs[0], why))
+	default:
+		b.warn(reason, fmt.Sprintf("%s %s is not served, nor are %d others: %s", what, addrs[0], n-1, why))
+	}
+}
+
+const leftToOthers = "--excluded-cidrs leaves it to others"
 
 // excluded says, also to the user, that virtual servers of an address are
 // somebody else's: ours would take over what is there.
@@ -69,7 +85,7 @@ func (b *compilation) excluded(a netip.Addr, what string) bool {
 	if !contains(b.compiler.config.ExcludedCIDRs, a) {
 		return false
 	}
-	b.warn("AddressExcluded", fmt.Sprintf("%s %s is not served: --excluded-cidrs leaves it to others", what, a))
+	b.notServed("AddressExcluded", what, []netip.Addr{a}, leftToOthers)
 	return true
 }
 

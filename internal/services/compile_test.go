@@ -250,8 +250,7 @@ add kube-router-svip-prt 198.51.100.1,tcp:80
 add kube-router-svip-prt 203.0.113.1,tcp:80
 `,
 		events: []string{
-			"Service default/web: AddressRefused: external IP 10.96.0.77 is not served: it must be in a range that is configured for external IPs, and not in that of cluster IPs",
-			"Service default/web: AddressRefused: external IP 8.8.8.8 is not served: it must be in a range that is configured for external IPs, and not in that of cluster IPs",
+			"Service default/web: AddressRefused: external IP 8.8.8.8 is not served, nor are 1 others: it must be in a range that is configured for external IPs, and not in that of cluster IPs",
 			"Service default/web: AddressRefused: load balancer IP 203.0.113.1 is not served: it must be in a range that is configured for load balancer IPs, and not in that of cluster IPs",
 		},
 	}, {

@@ -168,6 +168,8 @@ type Controller struct {
 	// formerMarks the marks.
 	former      map[netip.Addr]bool
 	formerMarks map[uint32]bool
+	// formerPorts are the addresses and ports that a former run let through.
+	formerPorts map[ipvs.ID]bool
 	me          self
 	adopted     map[string]ipset.Set // sets as they were found, until the sweep
 	done        [steps]bool
@@ -208,7 +210,7 @@ func New(config Config, feeds *cluster.Feeds, drivers Drivers, events cluster.Re
 		sets:     ipset.NewSets(drivers.Sets, OwnedSets()...),
 		routes:   route.NewRoutes(drivers.Routes, route.Local),
 		ready:    make(chan struct{}),
-		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{},
+		former:   map[netip.Addr]bool{}, formerMarks: map[uint32]bool{}, formerPorts: map[ipvs.ID]bool{},
 		plan:      newPlan(),
 		marks:     newMarks(),
 		starved:   map[cluster.Key]bool{},
@@ -349,6 +351,9 @@ func (c *Controller) workStep(ctx context.Context, s step) {
 	c.queue.Settle(key{step: s}, err)
 	if err == nil {
 		c.done[s] = true
+	}
+	if s == stepSweep {
+		c.noteDirect() // which may be over since the former run
 	}
 }
 

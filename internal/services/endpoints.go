@@ -148,7 +148,7 @@ func marked(s *ipvs.Server) *ipvs.Server {
 	if s == nil || s.Persistence == 0 {
 		return s
 	}
-	return &ipvs.Server{Config: ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}, Real: s.Real}
+	return &ipvs.Server{Config: ipvs.Config{Scheduler: "sh", SchedFlags: ipvs.SchedFallback}, Real: s.Real, Datagrams: s.Datagrams}
 }
 
 // hairpin notes the endpoints of this node: a packet from one to itself must

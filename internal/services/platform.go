@@ -204,7 +204,9 @@ func (c *Controller) openIPVS() error {
 // owns says which virtual servers may be removed without having been wanted in
 // this run. IPVS keeps no owner, so the address must tell: one of the range of
 // cluster IPs, where that is known, one that has a local route of ours or gets
-// one, or a node port of this node. A mark is ours where a set of ours has it.
+// one, or a node port of this node. What a former run let through is ours as well,
+// whatever the node's addresses and the flags are now. A mark is ours where a set of
+// ours has it.
 func (c *Controller) owns(id ipvs.ID) bool {
 	if id.Mark != 0 {
 		return c.formerMarks[id.Mark]
@@ -214,7 +216,7 @@ func (c *Controller) owns(id ipvs.ID) bool {
 		return false
 	}
 	_, served := c.plan.vips.granted(addr)
-	return served || contains(c.config.ServiceRanges, addr) || c.former[addr] ||
+	return served || contains(c.config.ServiceRanges, addr) || c.former[addr] || c.formerPorts[id] ||
 		c.me.has(addr) && c.config.NodePorts.contains(id.Addr.Port())
 }
 

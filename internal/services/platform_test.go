@@ -49,6 +49,7 @@ COMMIT
 -A OUTPUT -j KUBE-ROUTER-SVC-MARK-OUT
 -A POSTROUTING -j KUBE-ROUTER-SVC-UNMARK
 -A KUBE-ROUTER-SVC-MARK -m set --match-set kube-router-node-pods src -m comment --comment "pods of this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
+-A KUBE-ROUTER-SVC-MARK-OUT -m set --match-set kube-router-svip-lim dst,dst -m set ! --match-set kube-router-svip-src dst,dst,src -m comment --comment "services for some sources only" -j DROP
 -A KUBE-ROUTER-SVC-MARK-OUT -m comment --comment "this node" -j SET --map-set kube-router-svip-in dst,dst --map-mark
 -A KUBE-ROUTER-SVC-MARK-OUT -m set --match-set kube-router-svip-drop dst,dst -m mark --mark 0x0/0xfffc0000 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "services with endpoints on other nodes only" -j DROP
 -A KUBE-ROUTER-SVC-UNMARK -m ipvs --ipvs -m mark ! --mark 0x0/0xfffc0000 -m comment --comment "once is enough" -j MARK --set-xmark 0x0/0xfffc0000

@@ -100,13 +100,7 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 		})
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
-			events := []event{set(n1)}
-			for _, object := range h.last {
-				if object != nil {
-					events = append(events, set(object))
-				}
-			}
-			w.start(config, events...).stop()
+			w.start(config, h.end()...).stop()
 			want = w.state()
 		})
 		if got != want {

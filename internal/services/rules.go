@@ -103,11 +103,9 @@ func section(f inet.Family, config Config, direct bool, mtu int) iptables.Sectio
 // endpoint for destination. ICMP is left to the rules that follow: errors
 // belong to connections (path MTU discovery), and ping tells of the host.
 func filterRules(f inet.Family, config Config) []string {
-	limited, sources := setName(limitSet, f), setName(sourceSet, f)
 	vips, ports := setName(vipSet, f), setName(portSet, f)
 	rules := []string{
-		`-m set --match-set ` + limited + ` dst,dst -m set ! --match-set ` + sources +
-			` dst,dst,src -m comment --comment "services for some sources only" -j DROP`,
+		sourcesRule(f),
 		silentRule(f),
 		`-m set --match-set ` + ports + ` dst,dst -m comment --comment "services" -j ACCEPT`,
 	}
@@ -119,6 +117,12 @@ func filterRules(f inet.Family, config Config) []string {
 		`-p tcp -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with tcp-reset`,
 		`! -p `+icmp+` -m set --match-set `+vips+` dst -m comment --comment "no such service" -j REJECT --reject-with `+unreachable,
 	)
+}
+
+// sourcesRule drops what is sent to a Service by whom it is not for.
+func sourcesRule(f inet.Family) string {
+	return `-m set --match-set ` + setName(limitSet, f) + ` dst,dst -m set ! --match-set ` + setName(sourceSet, f) +
+		` dst,dst,src -m comment --comment "services for some sources only" -j DROP`
 }
 
 // silentRule drops what is new to Services that are to be silent. Connections go
@@ -164,10 +168,11 @@ func markRules(f inet.Family, direct bool) []string {
 }
 
 // markOutputRules do that for the node itself. What it sends never comes to
-// INPUT where IPVS takes it, so the silent Services are here as well, before
-// IPVS.
+// INPUT where IPVS takes it, so what is refused there silently is here as well,
+// before IPVS.
 func markOutputRules(f inet.Family) []string {
 	return []string{
+		sourcesRule(f),
 		`-m comment --comment "this node" -j SET --map-set ` + setName(insideSet, f) + ` dst,dst --map-mark`,
 		silentRule(f),
 	}

@@ -85,12 +85,15 @@ func (c *Controller) adoptSets() error {
 			want[name] = set
 		}
 		c.adoptMarks(want, f)
+		for e := range want[setName(portSet, f)].Entries {
+			c.formerPorts[entryID(e)] = true
+		}
 	}
 	if err := c.sets.PutAll(want); err != nil {
 		return fmt.Errorf("making the IP sets: %w", err)
 	}
 	c.adopted = want
-	c.direct = len(want[setName(tunnelSet, inet.IPv4)].Entries) > 0
+	c.direct = len(want[setName(nodeSet, inet.IPv4)].Entries) > 0 // in use with it only
 	if c.direct {
 		c.queue.Mark(key{step: stepPlatform})
 	}

@@ -34,7 +34,7 @@ func (c *Controller) sweep() error {
 		return err
 	}
 	clear(c.adopted)
-	defer c.noteDirect()
+	clear(c.formerPorts)
 	return c.sweepFamilies()
 }
 

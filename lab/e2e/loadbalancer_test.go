@@ -67,6 +67,8 @@ func TestLoadBalancer(t *testing.T) {
 		eventually(t, answers("near"), "%s", o.get("http://"+vip+"/hostname"))
 		patch(`"192.0.2.0/24"`)
 		eventually(t, silent, "%s", o.get("http://"+vip+"/hostname"))
+		// Nodes and what is in their network are clients as others.
+		eventually(t, silent, "%s exec --node 3 %s", lab, quote("curl -sS --max-time 3 http://"+vip+"/hostname"))
 	})
 	t.Run("an address that sends to node ports is not ours", func(t *testing.T) {
 		served := func(yes bool) func(string, error) bool {

@@ -97,15 +97,18 @@ annotations map[kube-router.io/node.asn:64513]
 		{"pod CIDR of old", `{metadata: {name: old}, spec: {podCIDR: 10.244.1.0/24}}`, "old\npods 10.244.1.0/24\n"},
 		{"hostile", `
 metadata: {name: bad}
-spec: {podCIDRs: [10.244.1.0/24, 10.244.2.0/24, 10.244.3.0, "::ffff:10.0.0.0/120"]}
-status: {addresses: [{type: InternalIP, address: 192.168.1.256}, {type: InternalIP, address: "fe80::1%eth0"}]}`, `
+spec: {podCIDRs: [10.244.1.0/24, 10.244.2.0/24, 10.244.3.0, "::ffff:10.0.0.0/120", "::/0"]}
+status: {addresses: [{type: InternalIP, address: 192.168.1.256}, {type: InternalIP, address: "fe80::1%eth0"}, {type: InternalIP, address: 0.0.0.0}, {type: ExternalIP, address: "ff02::1"}]}`, `
 bad
 pods 10.244.1.0/24
 ! spec.podCIDRs[1]: 10.244.2.0/24 is the second of its address family; it is left out
 ! spec.podCIDRs[2]: "10.244.3.0" is not a CIDR; it is left out
 ! spec.podCIDRs[3]: "::ffff:10.0.0.0/120" is not a CIDR; it is left out
-! status.addresses[0]: "192.168.1.256" is not an IP address; it is left out
-! status.addresses[1]: "fe80::1%eth0" is not an IP address; it is left out
+! spec.podCIDRs[4]: ::/0 is the whole world; it is left out
+! status.addresses[0]: "192.168.1.256" is not the IP address of a host; it is left out
+! status.addresses[1]: "fe80::1%eth0" is not the IP address of a host; it is left out
+! status.addresses[2]: "0.0.0.0" is not the IP address of a host; it is left out
+! status.addresses[3]: "ff02::1" is not the IP address of a host; it is left out
 `},
 	})
 }

@@ -29,12 +29,13 @@ func nodeFrom(n *corev1.Node) (cluster.Key, *cluster.Node) {
 		default: // names
 			continue
 		}
-		if addr, ok := parseAddr(a.Address); ok {
-			*list = appendNew(*list, addr)
+		if addr, ok := parseAddr(a.Address); ok && !addr.IsUnspecified() && !addr.IsMulticast() {
+			*list = append(*list, addr)
 		} else {
-			p.add("status.addresses[%d]: %s is not an IP address; it is left out", i, quote(a.Address))
+			p.add("status.addresses[%d]: %s is not the IP address of a host; it is left out", i, quote(a.Address))
 		}
 	}
+	node.InternalIPs, node.ExternalIPs = distinct(node.InternalIPs), distinct(node.ExternalIPs)
 	node.Meta = metaOf(&n.ObjectMeta, &p)
 	return node.Key, node
 }
@@ -72,6 +73,10 @@ func onePerFamily(field string, list []string, p *problems) []netip.Prefix {
 		cidr, ok := parsePrefix(strings.TrimSpace(s))
 		if !ok {
 			p.add("%s[%d]: %s is not a CIDR; it is left out", field, i, quote(s))
+			continue
+		}
+		if cidr.Bits() == 0 {
+			p.add("%s[%d]: %s is the whole world; it is left out", field, i, cidr)
 			continue
 		}
 		have := &have4

@@ -3,6 +3,7 @@ package watch
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -83,9 +84,9 @@ func serviceAddrs(field string, list []string, p *problems) []netip.Addr {
 			p.add("%s[%d]: %v; it is left out", field, i, err)
 			continue
 		}
-		addrs = appendNew(addrs, addr)
+		addrs = append(addrs, addr)
 	}
-	return addrs
+	return distinct(addrs)
 }
 
 // serviceAddr reads an address of a Service or an endpoint.
@@ -100,6 +101,21 @@ func serviceAddr(s string) (netip.Addr, error) {
 	return addr, nil
 }
 
+// distinct leaves out of a list what is in it already. A list may be as long as an
+// object can be large.
+func distinct[T comparable](list []T) []T {
+	if len(list) < 2 {
+		return list
+	}
+	seen := make(map[T]struct{}, len(list))
+	return slices.DeleteFunc(list, func(e T) bool {
+		_, again := seen[e]
+		seen[e] = struct{}{}
+		return again
+	})
+}
+
+// appendNew appends to a short list what is not in it.
 func appendNew[T comparable](list []T, element T) []T {
 	for _, e := range list {
 		if e == element {

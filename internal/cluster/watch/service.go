@@ -100,9 +100,9 @@ func sourceRanges(s *corev1.Service, p *problems) (restricted bool, ranges []net
 			p.add("%s[%d]: %s is not a CIDR; it is left out", field, i, quote(text))
 			continue
 		}
-		ranges = appendNew(ranges, prefix)
+		ranges = append(ranges, prefix)
 	}
-	return len(list) > 0, ranges
+	return len(list) > 0, distinct(ranges)
 }
 
 // healthCheckNodePort is 0 for a Service without one.

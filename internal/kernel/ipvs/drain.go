@@ -13,10 +13,11 @@ import (
 // target is what an ID's virtual server shall be now: what is desired, and
 // with weight 0 the real servers that may finish their connections. It notes
 // which those are. nil means none at all. Datagrams know no end of a connection:
-// their clients are to move on at once.
+// their clients are to move on at once. The hash of dh names a real server whatever
+// its weight is, and would go on to send it new connections.
 func (s *Servers) target(id ID) *Server {
 	want := s.want[id]
-	if want == nil || s.Grace == 0 || id.Protocol == inet.UDP || want.Datagrams {
+	if want == nil || s.Grace == 0 || id.Protocol == inet.UDP || want.Datagrams || want.Scheduler == "dh" {
 		delete(s.draining, id)
 		return want
 	}

@@ -3,6 +3,7 @@ package ipvs
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -159,6 +160,15 @@ func TestNoGrace(t *testing.T) {
 	if left, err := s.Reap(time.Now()); left != 0 || err != nil {
 		t.Errorf("Reap = %d, %v", left, err)
 	}
+}
+
+// The hash of dh goes on to name a real server without a weight, so none drains.
+func TestNoGraceWithDH(t *testing.T) {
+	d := newDrainer(t, NewFake())
+	dh := Config{Scheduler: "dh"}
+	mustSet(t, d.Servers, map[ID]*Server{web: server(dh, map[string]uint32{one: 1, two: 1})})
+	mustSet(t, d.Servers, map[ID]*Server{web: server(dh, map[string]uint32{one: 1})})
+	d.want(t, strings.Replace(textOne, "-s rr", "-s dh", 1))
 }
 
 // A tunnel to a node drains as a tunnel.
