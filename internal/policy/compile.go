@@ -3,7 +3,6 @@ package policy
 import (
 	"iter"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -38,6 +37,7 @@ func compilePolicy(p *cluster.NetworkPolicy, f inet.Family) *compiled {
 // set: to compare it costs a tenth of looking an address up.
 func (c *compiled) allow(p *cluster.NetworkPolicy, d direction, rules []cluster.PolicyRule, f inet.Family) []string {
 	text := []string{} // a policy without rules allows nothing, in a chain of its own
+	said := map[string]bool{}
 	for i := range rules {
 		peers := c.peers(p, d, &rules[i], f)
 		if len(peers) == 0 {
@@ -45,7 +45,8 @@ func (c *compiled) allow(p *cluster.NetworkPolicy, d direction, rules []cluster.
 		}
 		for _, port := range c.ports(d, &rules[i], f) {
 			for _, peer := range peers {
-				if rule := port + peer + "-j MARK --set-xmark " + mark; !slices.Contains(text, rule) {
+				if rule := port + peer + "-j MARK --set-xmark " + mark; !said[rule] {
+					said[rule] = true
 					text = append(text, rule)
 				}
 			}
@@ -61,25 +62,37 @@ func (c *compiled) match(d definition, f inet.Family) string {
 	return "-m set --match-set " + name + " "
 }
 
-// peers returns a match for a rule's peers. All Pods share a set; each block of
-// addresses has its own, so that no peer's exceptions cut into another's
-// addresses.
+// peers returns a match for each set of a rule's peers. All Pods share one, and
+// so do all blocks of addresses without exceptions: rules are walked one by one
+// for each new connection, and a set is asked once whatever its size. A block
+// with exceptions has its own, so that they do not cut into another's addresses.
 func (c *compiled) peers(p *cluster.NetworkPolicy, d direction, rule *cluster.PolicyRule, f inet.Family) []string {
 	if rule.AnyPeer {
 		return []string{""}
 	}
-	var matches []string
+	var sets []definition
+	var whole blocks
 	pods := podPeers{namespace: p.Namespace}
 	for _, peer := range rule.Peers {
-		switch {
-		case peer.Block == nil:
+		switch block := peer.Block; {
+		case block == nil:
 			pods.peers = append(pods.peers, peer)
-		case inet.FamilyOf(peer.Block.CIDR.Addr()) == f:
-			matches = append(matches, c.match(definition{block: peer.Block}, f)+d.peer()+" ")
+		case inet.FamilyOf(block.CIDR.Addr()) != f:
+		case len(block.Except) == 0:
+			whole = append(whole, block)
+		default:
+			sets = append(sets, definition{blocks: blocks{block}})
 		}
 	}
+	if len(whole) > 0 {
+		sets = append(sets, definition{blocks: whole})
+	}
 	if len(pods.peers) > 0 {
-		matches = append(matches, c.match(definition{peers: &pods}, f)+d.peer()+" ")
+		sets = append(sets, definition{peers: &pods})
+	}
+	matches := make([]string, 0, len(sets))
+	for _, set := range sets {
+		matches = append(matches, c.match(set, f)+d.peer()+" ")
 	}
 	return matches
 }

@@ -61,7 +61,7 @@ const twoPolicies = `*filter
 -A FORWARD -j KUBE-ROUTER-FORWARD
 -A OUTPUT -j KUBE-ROUTER-OUTPUT
 -A KUBE-NWPLCY-3NI3WVP6AOCFFXRM -p udp -m udp --dport 53 -j MARK --set-xmark 0x10000/0x10000
--A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m tcp --dport 8080 -m set --match-set KUBE-ROUTER-MRJ4UXQGAWXVKNE7 src -j MARK --set-xmark 0x10000/0x10000
+-A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m tcp --dport 8080 -m set --match-set KUBE-ROUTER-XOUDGKVHKMMIYCKO src -j MARK --set-xmark 0x10000/0x10000
 -A KUBE-NWPLCY-GP4NBR66QLGONRV3 -p tcp -m tcp --dport 8080 -m set --match-set KUBE-ROUTER-2NVQ3EZIXB22RES2 src -j MARK --set-xmark 0x10000/0x10000
 -A KUBE-POD-FW-6AHLDV7RCBGOCWAA -j MARK --set-xmark 0x0/0x10000
 -A KUBE-POD-FW-6AHLDV7RCBGOCWAA -m comment --comment "policy production/allow-frontend" -j KUBE-NWPLCY-3NI3WVP6AOCFFXRM
@@ -94,9 +94,9 @@ const twoPolicies = `*filter
 COMMIT
 create KUBE-ROUTER-2NVQ3EZIXB22RES2 hash:ip family inet maxelem 1048576
 add KUBE-ROUTER-2NVQ3EZIXB22RES2 10.244.2.5
-create KUBE-ROUTER-MRJ4UXQGAWXVKNE7 hash:net family inet maxelem 1048576
-add KUBE-ROUTER-MRJ4UXQGAWXVKNE7 192.168.0.0/16
-add KUBE-ROUTER-MRJ4UXQGAWXVKNE7 192.168.7.0/24 nomatch
+create KUBE-ROUTER-XOUDGKVHKMMIYCKO hash:net family inet maxelem 1048576
+add KUBE-ROUTER-XOUDGKVHKMMIYCKO 192.168.0.0/16
+add KUBE-ROUTER-XOUDGKVHKMMIYCKO 192.168.7.0/24 nomatch
 create kube-router-isolated-pods hash:ip family inet maxelem 1048576
 add kube-router-isolated-pods 10.244.1.8
 create kube-router-local-pods hash:ip family inet maxelem 1048576

@@ -346,7 +346,7 @@ type edit struct{ present, absent []ipset.Entry }
 func (p *plan) edits(s *state, addrs []netip.Addr) map[string]edit {
 	edits := map[string]edit{}
 	for name, set := range p.sets {
-		if _, fresh := p.fresh[name]; fresh || set.block != nil {
+		if _, fresh := p.fresh[name]; fresh || set.blocks != nil {
 			continue // it will be filled, or never changes
 		}
 		var e edit

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -14,9 +15,9 @@ import (
 // definition says what is in a set: one of the three. Rules that mean the same
 // share a set, whatever policy they are of.
 type definition struct {
-	peers *podPeers
-	block *cluster.IPBlock
-	named *namedPort
+	peers  *podPeers
+	blocks blocks
+	named  *namedPort
 }
 
 // podPeers are the Pods that one of several peers selects.
@@ -24,6 +25,10 @@ type podPeers struct {
 	namespace string // of the policy
 	peers     []cluster.PolicyPeer
 }
+
+// blocks are all blocks of addresses of a rule that have no exceptions, or one
+// that has.
+type blocks []*cluster.IPBlock
 
 // namedPort is a name of ports: of all Pods, or of those of this node.
 type namedPort struct {
@@ -39,12 +44,8 @@ func (d definition) name(f inet.Family) string {
 	switch {
 	case d.peers != nil:
 		parts = d.peers.identity()
-	case d.block != nil:
-		parts = []string{"block", d.block.CIDR.String()}
-		for _, except := range d.block.Except {
-			parts = append(parts, except.String())
-		}
-		slices.Sort(parts[2:])
+	case d.blocks != nil:
+		parts = d.blocks.identity()
 	default:
 		where := "all"
 		if d.named.local {
@@ -68,6 +69,21 @@ func (p *podPeers) identity() []string {
 	return append(slices.Compact(parts), "pods")
 }
 
+// identity tells a block that is an exception from one that is beside the other.
+func (b blocks) identity() []string {
+	parts := make([]string, 0, len(b)+1)
+	for _, block := range b {
+		networks := []string{block.CIDR.String()}
+		for _, except := range block.Except {
+			networks = append(networks, except.String())
+		}
+		slices.Sort(networks[1:])
+		parts = append(parts, strings.Join(networks, " "))
+	}
+	slices.Sort(parts)
+	return append(slices.Compact(parts), "blocks")
+}
+
 // selectorText tells the selector of nothing from that of everything, which
 // both print as nothing.
 func selectorText(s labels.Selector) string {
@@ -82,7 +98,7 @@ func (d definition) kind() ipset.Type {
 	switch {
 	case d.peers != nil:
 		return ipset.HashIP
-	case d.block != nil:
+	case d.blocks != nil:
 		return ipset.HashNet
 	}
 	return ipset.HashIPPort
@@ -100,8 +116,10 @@ func (d definition) fill(s *state, f inet.Family) ipset.Set {
 				}
 			})
 		}
-	case d.block != nil:
-		fillBlock(set, d.block)
+	case d.blocks != nil:
+		for _, block := range d.blocks {
+			fillBlock(set, block)
+		}
 	default:
 		d.named.fill(s, set)
 	}
