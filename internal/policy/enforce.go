@@ -61,6 +61,12 @@ func (c *Controller) update(d dirt) (wants map[inet.Family]want, closed map[inet
 		c.live = true
 		clear(c.state.formerPorts) // no set is older than this
 	}
+	// The state knows what has changed since the keys were taken. All of it has to
+	// be compiled: a policy that some of its Pods do not follow, or that does not
+	// follow one of them, would leave jumps to chains that are not there.
+	for _, pending := range c.queue.Pending() {
+		d.add(pending.Key)
+	}
 	wants, closed = make(map[inet.Family]want, len(c.plans)), map[inet.Family][]netip.Prefix{}
 	for f, p := range c.plans {
 		p.update(c.state, d)

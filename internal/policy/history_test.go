@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -32,8 +33,7 @@ func (p *player) play(next *objects) error {
 	lanes := p.lanes(next)
 	for len(lanes) > 0 {
 		i := p.IntN(len(lanes))
-		p.told = append(p.told, lanes[i][0].text)
-		lanes[i][0].do()
+		p.learn(lanes[i][0])
 		if lanes[i] = lanes[i][1:]; len(lanes[i]) == 0 {
 			lanes = slices.Delete(lanes, i, i+1)
 		}
@@ -54,6 +54,19 @@ func (p *player) play(next *objects) error {
 		p.flows += len(targets)
 		return targets
 	})
+}
+
+// learn tells the agent of an event, sometimes during a round of its work.
+func (p *player) learn(e event) {
+	if !p.one(8) || len(p.c.queue.Pending()) == 0 {
+		p.told = append(p.told, e.text)
+		e.do()
+		return
+	}
+	keys := p.c.queue.Take(context.Background())
+	p.told = append(p.told, "take", e.text, "work on what was taken")
+	e.do()
+	p.c.work(context.Background(), keys) // what fails is due still
 }
 
 // lanes are the events of each object that is there now or shall be.

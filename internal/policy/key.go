@@ -58,6 +58,16 @@ type dirt struct {
 	policies map[cluster.Key]struct{}
 }
 
+// add notes that a Pod or a policy has changed.
+func (d dirt) add(k key) {
+	switch k.kind {
+	case podKind:
+		d.pods[k.name] = struct{}{}
+	case policyKind:
+		d.policies[k.name] = struct{}{}
+	}
+}
+
 func (d dirt) empty() bool { return !d.all && len(d.pods)+len(d.policies) == 0 }
 
 func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
@@ -68,12 +78,10 @@ func sortOut(keys []key) (d dirt, addrs []netip.Addr, resync bool) {
 			d.all = true
 		case resyncKind:
 			resync = true
-		case podKind:
-			d.pods[k.name] = struct{}{}
-		case policyKind:
-			d.policies[k.name] = struct{}{}
 		case addrKind:
 			addrs = append(addrs, k.addr)
+		default:
+			d.add(k)
 		}
 	}
 	return d, addrs, resync
