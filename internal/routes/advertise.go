@@ -138,13 +138,15 @@ func (c *Controller) toldVIPs(nodes map[string]*cluster.Node) map[netip.Prefix]b
 	if !c.served() {
 		return nil
 	}
-	c.mu.Lock()
-	prefixes := c.vips.prefixes(c.config.VIPs.aggregates())
-	c.mu.Unlock()
+	var ofNodes []netip.Addr
 	for _, n := range nodes {
-		for _, a := range slices.Concat(n.InternalIPs, n.ExternalIPs) {
-			delete(prefixes, netip.PrefixFrom(a, a.BitLen()))
-		}
+		ofNodes = append(ofNodes, slices.Concat(n.InternalIPs, n.ExternalIPs)...)
+	}
+	c.mu.Lock()
+	prefixes := c.vips.prefixes(c.config.VIPs.aggregates(ofNodes))
+	c.mu.Unlock()
+	for _, a := range ofNodes {
+		delete(prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return prefixes
 }

@@ -44,8 +44,10 @@ const (
 	serviceSkipsIPs         = "kube-router.io/service.skiplbips"
 )
 
-// aggregates are the ranges that are told in place of the addresses in them.
-func (v VIPs) aggregates() []netip.Prefix {
+// aggregates are the ranges that are told in place of the addresses in them. One
+// that has an address of a node is not, because a range has no holes: it would
+// lead that node's traffic here, where it ends.
+func (v VIPs) aggregates(ofNodes []netip.Addr) []netip.Prefix {
 	if !v.Aggregate {
 		return nil
 	}
@@ -53,7 +55,7 @@ func (v VIPs) aggregates() []netip.Prefix {
 	if !v.Guessed {
 		ranges = slices.Concat(v.ClusterIPRanges, ranges)
 	}
-	return ranges
+	return slices.DeleteFunc(ranges, func(p netip.Prefix) bool { return slices.ContainsFunc(ofNodes, p.Contains) })
 }
 
 // place is where an address is served.

@@ -293,42 +293,6 @@ func TestHistoryOfServicesDoesNotMatter(t *testing.T) {
 	}
 }
 
-// With ranges there is one route for many addresses. What has no Service in it
-// ends here, unless this host has a part in the range.
-func TestRangesAreTold(t *testing.T) {
-	h := newHost(t)
-	r := h.start(withVIPs(func(v *VIPs) { v.Aggregate, v.Discard = true, true }), nodes(1))
-	r.serve(service("web cluster=10.96.0.1 external=203.0.113.1"))
-	r.serve(service("api cluster=10.96.0.2 external=203.0.113.2"))
-	r.serve(service("local local lb=198.51.100.7 external=203.0.113.9"))
-	const ranges, cluster96 = "203.0.113.0/24 via 192.168.66.11 to 2", "10.96.0.0/12 via 192.168.66.11 to 2"
-	r.told(nodesAndRouters, cluster96, ranges)
-	r.routesAre("unreachable 10.96.0.0/12 proto 17", "unreachable 203.0.113.0/24 proto 17")
-	r.endpoints(slice("local", "local-1 10.244.1.2@n1"))
-	r.told(nodesAndRouters, cluster96, "198.51.100.7/32 via 192.168.66.11 to 2", ranges, "203.0.113.9/32 via 192.168.66.11 to 2")
-
-	r.feeds.Services.Delete(service("web").Key)
-	r.settled()
-	r.routesAre("unreachable 10.96.0.0/12 proto 17", "unreachable 203.0.113.0/24 proto 17")
-	before := h.routes.Changes()
-	r.end()
-	r = h.start(withVIPs(func(v *VIPs) { v.Aggregate, v.Discard = true, true }), func(f *cluster.Feeds) {
-		nodes(1)(f)
-		s := service("api cluster=10.96.0.2 external=203.0.113.2")
-		f.Services.Set(s.Key, s)
-	})
-	r.told(nodesAndRouters, cluster96, ranges)
-	r.settled()
-	if got := h.routes.Changes() - before; got != 0 {
-		t.Errorf("a restart made %d changes of routes", got)
-	}
-	r.addLink("eth1", "203.0.113.250/24")
-	r.routesAre("unreachable 10.96.0.0/12 proto 17")
-	r.feeds.Services.Delete(service("api").Key)
-	r.routesAre()
-	r.told(nodesAndRouters)
-}
-
 // A node that starts does not draw traffic before it can serve it; one that
 // restarts never stopped.
 func TestNothingIsToldBeforeItIsServed(t *testing.T) {
