@@ -35,15 +35,20 @@ func peeringConfig(cfg config.Config) peering.Config {
 }
 
 // vipConfig is what the flags say of Services' addresses. A range is answered
-// for where IPVS serves, whose addresses the kernel finds before any route.
+// for where IPVS serves, whose addresses the kernel finds before any route. Only
+// our service proxy leaves addresses to others; without it they may be served.
 func vipConfig(cfg config.Config, served <-chan struct{}) routes.VIPs {
 	tell, s := cfg.BGP.Advertise, cfg.Services
-	return routes.VIPs{
+	vips := routes.VIPs{
 		Watch:      watchesServices(cfg),
 		ClusterIPs: tell.ClusterIPs, ExternalIPs: tell.ExternalIPs, LoadBalancerIPs: tell.LoadBalancerIPs,
 		ClusterIPRanges: s.ClusterIPRanges, ExternalIPRanges: s.ExternalIPRanges, LoadBalancerIPRanges: s.LoadBalancerIPRanges,
 		AnyIP: s.AnyIP, Guessed: !s.RejectUnassigned, Aggregate: tell.Ranges, Discard: cfg.RunServiceProxy, Served: served,
 	}
+	if cfg.RunServiceProxy {
+		vips.ExcludedCIDRs = s.ExcludedCIDRs
+	}
+	return vips
 }
 
 // watchesServices says whether the routes controller follows Services: they

@@ -70,6 +70,11 @@ func TestAddressesToTellFollowTheFlags(t *testing.T) {
 	for flags, change := range map[string]func(*routes.VIPs){
 		"":                          func(*routes.VIPs) {},
 		"--run-service-proxy=false": func(v *routes.VIPs) { v.Watch, v.Discard = false, false },
+		"--excluded-cidrs=10.96.9.0/24,203.0.113.9/32": func(v *routes.VIPs) { v.ExcludedCIDRs = prefixes("10.96.9.0/24 203.0.113.9/32") },
+		// Another proxy serves what ours would leave to others.
+		"--run-service-proxy=false --advertise-external-ip --excluded-cidrs=203.0.113.9/32": func(v *routes.VIPs) {
+			v.ExternalIPs, v.Discard = true, false
+		},
 		"--run-service-proxy=false --peer-router-ips=192.0.2.1 --peer-router-asns=65100": func(v *routes.VIPs) { v.Discard = false },
 		"--advertise-cluster-ip --advertise-service-ranges --strict-external-ip-validation=false": func(v *routes.VIPs) {
 			v.ClusterIPs, v.Aggregate, v.AnyIP = true, true, true

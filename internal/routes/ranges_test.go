@@ -61,6 +61,9 @@ func TestWhichRangesAreTold(t *testing.T) {
 		{"not one of cluster IPs that is a guess", func(v *VIPs) { v.Guessed = true }, "", "203.0.113.0/24 198.51.100.0/24 2001:db8::/64"},
 		{"none with a node in it", nil, "203.0.113.77 2001:db8::12", "10.96.0.0/12 198.51.100.0/24"},
 		{"none of cluster IPs either", nil, "10.96.0.1", "203.0.113.0/24 198.51.100.0/24 2001:db8::/64"},
+		{"none with something in it that is left to others", func(v *VIPs) {
+			v.ExcludedCIDRs = []netip.Prefix{prefix("203.0.113.8/29"), prefix("198.51.0.0/16")}
+		}, "", "10.96.0.0/12 2001:db8::/64"},
 		{"the part of a range that has no node", func(v *VIPs) { v.ExternalIPRanges = []netip.Prefix{prefix("203.0.113.0/24"), prefix("203.0.113.0/26")} },
 			"203.0.113.77", "10.96.0.0/12 203.0.113.0/26 198.51.100.0/24 2001:db8::/64"},
 	} {

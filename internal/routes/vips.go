@@ -24,6 +24,9 @@ type VIPs struct {
 	// told. AnyIP says that external and load balancer IPs need no range.
 	ClusterIPRanges, ExternalIPRanges, LoadBalancerIPRanges []netip.Prefix
 	AnyIP                                                   bool
+	// ExcludedCIDRs hold addresses that the service proxy leaves to others: they
+	// are not told, whatever range they are in.
+	ExcludedCIDRs []netip.Prefix
 	// Guessed says that nobody set ClusterIPRanges, which may be others': they are
 	// never told as such, and what is in them is told all the same.
 	Guessed bool
@@ -45,8 +48,8 @@ const (
 )
 
 // aggregates are the ranges that are told in place of the addresses in them. One
-// that has an address of a node is not, because a range has no holes: it would
-// lead that node's traffic here, where it ends.
+// that has an address of a node, or of what is left to others, is not, because a
+// range has no holes: it would lead their traffic here, where it ends.
 func (v VIPs) aggregates(ofNodes []netip.Addr) []netip.Prefix {
 	if !v.Aggregate {
 		return nil
@@ -55,7 +58,9 @@ func (v VIPs) aggregates(ofNodes []netip.Addr) []netip.Prefix {
 	if !v.Guessed {
 		ranges = slices.Concat(v.ClusterIPRanges, ranges)
 	}
-	return slices.DeleteFunc(ranges, func(p netip.Prefix) bool { return slices.ContainsFunc(ofNodes, p.Contains) })
+	return slices.DeleteFunc(ranges, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(ofNodes, p.Contains) || slices.ContainsFunc(v.ExcludedCIDRs, p.Overlaps)
+	})
 }
 
 // place is where an address is served.
@@ -90,7 +95,7 @@ func (v VIPs) vips(s *cluster.Service, ready families, here place) (told map[net
 			problems = append(problems, err.Error())
 		}
 		for _, a := range addrs {
-			if on && here.tells(a) && allowed(a) && (!local || ready[index(inet.FamilyOf(a))]) {
+			if on && here.tells(a) && allowed(a) && !within(v.ExcludedCIDRs, a) && (!local || ready[index(inet.FamilyOf(a))]) {
 				told[a] = local
 			}
 		}

@@ -103,6 +103,9 @@ func TestWhichAddressesAreTold(t *testing.T) {
 		{"load balancer IPs that are not served", nil, "web skiplbips=true " + all, "", "10.96.0.1 203.0.113.1", ""},
 		{"what the service proxy refuses", nil, "web external=8.8.8.8 lb=203.0.113.9 external=10.96.0.9", "", "", ""},
 		{"without the check of ranges", func(v *VIPs) { v.AnyIP = true }, "web external=8.8.8.8 external=10.96.0.9", "", "8.8.8.8", ""},
+		{"what is left to others", func(v *VIPs) {
+			v.ExcludedCIDRs = []netip.Prefix{prefix("10.96.0.1/32"), prefix("203.0.113.0/28"), prefix("198.51.100.0/24")}
+		}, "web external=203.0.113.16 " + all, "", "203.0.113.16", ""},
 		{"in a range of cluster IPs that is a guess", func(v *VIPs) { v.AnyIP, v.Guessed = true, true }, "web external=10.96.0.9", "", "10.96.0.9", ""},
 		{"no address of this host, nor of a link", func(v *VIPs) { v.AnyIP = true }, "web external=192.168.66.11 external=169.254.1.1 external=127.0.0.1 external=224.0.0.1", "", "", ""},
 	} {
