@@ -226,7 +226,9 @@ func TestLeaderIsCutOff(t *testing.T) {
 				if got := l.leads(); got != "" {
 					t.Fatalf("leads: %q, after the time to renew", got)
 				}
-				time.Sleep(15 * time.Second)
+				// b may see the last renewal 11.25s late (three quarters of a lease), waits
+				// for 15s from then, and looks up to 3s after that: 30s from the cut.
+				time.Sleep(18500 * time.Millisecond)
 				if got := l.leads(); got != "b" {
 					t.Fatalf("leads: %q", got)
 				}
