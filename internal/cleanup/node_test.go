@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,12 @@ func (n *testNode) restore(program, rules string) {
 		n.t.Fatalf("%v: %s", err, out)
 	}
 }
+
+// othersLink is one of the othersLinks links of othersState when it is in
+// operation.
+var othersLink = regexp.MustCompile(`^\d+: (eth0|switch0|docker0|v0|v0p)[@:].* state UP `)
+
+const othersLinks = 5
 
 // othersState has names that are nearly ours, and settings that the agent
 // changes.
@@ -190,13 +197,21 @@ func (n *testNode) state() string {
 func (n *testNode) cniFile() string { return filepath.Join(n.dir, "10-kuberouter.conflist") }
 
 // settledState is the state when the kernel has done what it does by itself: a
-// new link's carrier and its IPv6 address take a moment.
+// new link's carrier and its IPv6 address take a moment, and the operational
+// state of one whose carrier is there follows up to a second later (the
+// kernel's linkwatch does the less urgent ones once a second).
 func (n *testNode) settledState() string {
 	n.t.Helper()
 	last := ""
 	n.await("the links come to rest", func() (bool, any) {
 		links := n.sh("ip address; ip -6 route show table all")
-		done := links == last && !strings.Contains(links, "tentative")
+		up := 0
+		for _, line := range strings.Split(n.sh("ip -oneline link"), "\n") {
+			if othersLink.MatchString(line) {
+				up++
+			}
+		}
+		done := links == last && up == othersLinks && !strings.Contains(links, "tentative")
 		last = links
 		return done, links
 	})
