@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // startAgentHere serves a channel from this process: the protocol needs no
@@ -155,5 +156,15 @@ func TestGuestsTakeTurns(t *testing.T) {
 	}
 	for _, d := range append(held[1:], done) {
 		d()
+	}
+}
+
+func TestTheGuestLooksLessOftenWhenNothingIsAskedOfIt(t *testing.T) {
+	for idle, want := range map[time.Duration]time.Duration{
+		0: pollEvery, 400 * time.Millisecond: pollEvery, time.Second: 50 * time.Millisecond, time.Hour: pollIdle,
+	} {
+		if got := pollAfter(idle); got != want {
+			t.Errorf("after %s: %s, want %s", idle, got, want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,30 +51,29 @@ func pause(waited time.Duration) time.Duration {
 
 // awaitAnswer tries to connect again and again until somebody answers who is
 // as wanted, and returns when. Attempts do not wait for each other: one whose
-// packet was lost must not hide that the next would succeed.
+// packet was lost must not hide that the next would succeed. It works with
+// system calls on one thread: goroutines, deadlines and Go's own poller take
+// several times the processor time of an attempt.
 func awaitAnswer(ctx context.Context, to netip.AddrPort, wanted func(netip.Addr) bool, limit time.Duration) (time.Time, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: %s for %s", errWaited, to, limit))
-	defer cancel()
-	answered := make(chan time.Time, 1)
-	attempt := func() {
-		ctx, cancel := context.WithTimeout(ctx, attemptTime)
-		defer cancel()
-		from, err := connect(ctx, to)
-		if err == nil && wanted(from) {
-			select {
-			case answered <- time.Now():
-			default:
-			}
-		}
-	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var a attempts
+	defer a.drop(time.Time{})
 	for begin := time.Now(); ; {
-		go attempt()
-		select {
-		case when := <-answered:
-			return when, nil
-		case <-ctx.Done():
+		now := time.Now()
+		switch {
+		case ctx.Err() != nil:
 			return time.Time{}, context.Cause(ctx)
-		case <-time.After(pause(time.Since(begin))):
+		case now.Sub(begin) > limit:
+			return time.Time{}, fmt.Errorf("%w: %s for %s", errWaited, to, limit)
+		}
+		a.drop(now.Add(-attemptTime))
+		if err := a.begin(to, now); err != nil {
+			return time.Time{}, err
+		}
+		answered, err := a.await(now.Add(pause(now.Sub(begin))), wanted)
+		if err != nil || !answered.IsZero() {
+			return answered, err
 		}
 	}
 }
