@@ -38,6 +38,7 @@ type Client struct {
 	log      *slog.Logger
 	codecs   codecs
 	clients  map[schema.GroupVersion]rest.Interface
+	lists    map[schema.GroupVersion]rest.Interface // for lists only
 	link     *link
 	recorder *Recorder
 }
@@ -54,29 +55,26 @@ func Open(o Options) (*Client, error) {
 
 func newClient(cfg *rest.Config, o Options) (*Client, error) {
 	c := &Client{
-		log:     o.Log,
-		codecs:  newCodecs(),
-		clients: map[schema.GroupVersion]rest.Interface{},
-		link:    newLink(cfg.Host, o.Log),
+		log:    o.Log,
+		codecs: newCodecs(),
+		link:   newLink(cfg.Host, o.Log),
 	}
 	tune(cfg, o.UserAgent)
-	httpClient, err := rest.HTTPClientFor(cfg)
+	var err error
+	if c.clients, err = c.clientsFor(cfg); err == nil {
+		c.lists, err = c.clientsFor(forLists(cfg))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connection to the API server %s: %w", cfg.Host, err)
-	}
-	for _, gv := range groupVersions() {
-		if c.clients[gv], err = c.clientFor(cfg, gv, httpClient); err != nil {
-			return nil, fmt.Errorf("connection to the API server %s: %w", cfg.Host, err)
-		}
 	}
 	c.recorder = newRecorder(o.NodeName, c.postEvent, o.Log)
 	return c, nil
 }
 
 // tune sets what costs least. Protobuf decodes in a third of the time and
-// memory of JSON. Compression is left out: it costs the agent buffers and CPU,
-// and the long-lived watches are not compressed anyway. There is no client-side
-// rate limit: the few requests are one per feed, and Events have their own.
+// memory of JSON. Compression is left out: watches are not compressed anyway.
+// There is no client-side rate limit: the few requests are one per feed, and
+// Events have their own.
 func tune(cfg *rest.Config, userAgent string) {
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -85,6 +83,34 @@ func tune(cfg *rest.Config, userAgent string) {
 	cfg.UserAgent = userAgent
 	cfg.WarningHandler = rest.NoWarnings{}
 	cfg.Dial = dial
+}
+
+// forLists is a configuration whose requests are HTTP/1.1, each on a connection
+// of its own: what the server sends is read when it is decoded, and until then
+// waits in the kernel. Of HTTP/2 up to 4 MiB a stream would wait in the agent's
+// memory, since a server is faster than the decoder. Objects of one kind are
+// much alike, so that a list is a fraction of its size when it is compressed:
+// the system calls that this spares cost more than to expand it.
+func forLists(cfg *rest.Config) *rest.Config {
+	lists := rest.CopyConfig(cfg)
+	lists.NextProtos = []string{"http/1.1"}
+	lists.DisableCompression = false
+	return lists
+}
+
+// clientsFor are the clients of all groups and versions.
+func (c *Client) clientsFor(cfg *rest.Config) (map[schema.GroupVersion]rest.Interface, error) {
+	httpClient, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	clients := map[schema.GroupVersion]rest.Interface{}
+	for _, gv := range groupVersions() {
+		if clients[gv], err = c.clientFor(cfg, gv, httpClient); err != nil {
+			return nil, err
+		}
+	}
+	return clients, nil
 }
 
 // clientFor is the client of one group and version, on the shared connection.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,15 +57,45 @@ const (
 	largestList   = 1 << 40
 )
 
-// readList reads the answer to a request for a list.
-func readList(ctx context.Context, r *rest.Request, decode decoder) (*objectList, error) {
-	body, err := r.SetHeader("Accept", runtime.ContentTypeProtobuf).Stream(ctx)
+// listSilence is how long a server may send nothing of a list: longer than it
+// would itself go on with a request that gets nowhere (its --request-timeout is
+// a minute). HTTP/1.1 has no pings to learn of a connection that is dead.
+const listSilence = 90 * time.Second
+
+var errSilent = errors.New("the API server was asked for a list and stopped sending")
+
+// readList reads the answer to a request for a list, which may not be
+// interrupted for longer than silence.
+func readList(ctx context.Context, r *rest.Request, decode decoder, silence time.Duration) (*objectList, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer silent.Stop()
+	list, err := requestList(ctx, r, decode, func() { silent.Reset(silence) })
+	if err != nil && context.Cause(ctx) == errSilent {
+		return nil, fmt.Errorf("%w for %s", errSilent, silence)
+	}
+	return list, err
+}
+
+// requestList calls alive with everything that comes.
+func requestList(ctx context.Context, r *rest.Request, decode decoder, alive func()) (*objectList, error) {
+	r.SetHeader("Accept", runtime.ContentTypeProtobuf).SetHeader("Connection", "close")
+	body, err := r.Stream(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	return decodeList(body, decode)
+	return decodeList(readerFunc(func(p []byte) (int, error) {
+		alive()
+		return body.Read(p)
+	}), decode)
 }
+
+type readerFunc func(p []byte) (int, error)
+
+// Read implements io.Reader.
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // decodeList reads a list in protobuf.
 func decodeList(r io.Reader, decode decoder) (*objectList, error) {

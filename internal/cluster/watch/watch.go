@@ -101,12 +101,12 @@ func (c *Client) follow(ctx context.Context, r resource) {
 // not answer is repeated here, so that a reflector never lists anew because of
 // a lost connection.
 func (c *Client) listerWatcher(r resource) cache.ListerWatcher {
-	client := c.clients[r.version]
+	client, lists := c.clients[r.version], c.lists[r.version]
 	return plainLists{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = r.selector
 			return untilAnswered(ctx, c.link, func() (runtime.Object, error) {
-				return readList(ctx, client.Get().Resource(r.name).VersionedParams(&o, c.codecs), r.store.decode)
+				return readList(ctx, lists.Get().Resource(r.name).VersionedParams(&o, c.codecs), r.store.decode, listSilence)
 			})
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {

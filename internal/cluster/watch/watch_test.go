@@ -80,8 +80,10 @@ func follow(t *testing.T, streams bool, prepare func(*apiServer)) *followed {
 }
 
 // run runs a Client until the test ends.
-func (f *followed) run(t *testing.T) {
-	client, err := newClient(&rest.Config{Host: "http://" + f.address}, Options{NodeName: "node-1", Log: f.log.logger()})
+func (f *followed) run(t *testing.T) { f.runWith(t, &rest.Config{Host: "http://" + f.address}) }
+
+func (f *followed) runWith(t *testing.T, cfg *rest.Config) {
+	client, err := newClient(cfg, Options{NodeName: "node-1", Log: f.log.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
