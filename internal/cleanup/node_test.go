@@ -83,7 +83,7 @@ func (n *testNode) restore(program, rules string) {
 
 // othersLink is one of the othersLinks links of othersState when it is in
 // operation.
-var othersLink = regexp.MustCompile(`^\d+: (eth0|switch0|docker0|v0|v0p)[@:].* state UP `)
+var othersLink = regexp.MustCompile(`(?m)^\d+: (eth0|switch0|docker0|v0|v0p)[@:].* state UP `)
 
 const othersLinks = 5
 
@@ -205,13 +205,8 @@ func (n *testNode) settledState() string {
 	last := ""
 	n.await("the links come to rest", func() (bool, any) {
 		links := n.sh("ip address; ip -6 route show table all")
-		up := 0
-		for _, line := range strings.Split(n.sh("ip -oneline link"), "\n") {
-			if othersLink.MatchString(line) {
-				up++
-			}
-		}
-		done := links == last && up == othersLinks && !strings.Contains(links, "tentative")
+		up := othersLink.FindAllString(n.sh("ip -oneline link"), -1)
+		done := links == last && len(up) == othersLinks && !strings.Contains(links, "tentative")
 		last = links
 		return done, links
 	})
